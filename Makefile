@@ -1,0 +1,42 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench kill-test lint crds clean
+
+CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: ## run the example pipeline on this machine
+	@scripts/needs.sh build
+	cargo run --release --locked -- dev examples/orders.yaml
+
+test: ## run the tests against a Kafka node that is started for them
+	@scripts/test.sh
+
+bench: ## measure the engine against a Kafka node
+	@scripts/needs.sh build
+	@scripts/needs.sh test
+	scripts/with-kafka.sh cargo bench --locked --bench engine
+
+kill-test: export LAZARET_KILLS ?= 50
+kill-test: export LAZARET_KILL_RECORDS ?= 100000
+kill-test: ## kill a worker again and again under load, and count every record afterwards
+	@scripts/needs.sh build
+	@scripts/needs.sh test
+	scripts/with-kafka.sh cargo test --release --locked --test kill -- --nocapture
+
+lint: ## check format, lints and documentation
+	@scripts/needs.sh build
+	cargo fmt --all --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+crds: ## write the CRD anew from the Rust types
+	@scripts/needs.sh build
+	@mkdir -p crds target
+	cargo run --quiet --locked -- crds > target/crd.yaml # by way of target: a failure leaves the old file whole
+	mv target/crd.yaml $(CRD)
+
+clean: ## remove what was built, and the tests' Kafka node with its data
+	cargo clean
+	tests/bed/kafka/down.sh --wipe

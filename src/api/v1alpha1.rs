@@ -1,0 +1,26 @@
+//! Version v1alpha1 of the API: the map of its types.
+//!
+//! One file for each block of the resource. Docs on fields are written for the person who types the YAML: they become
+//! the CRD's descriptions and answer `kubectl explain`.
+
+mod consumer;
+mod dead_letters;
+mod http;
+mod ingress;
+mod kafka;
+mod pipeline;
+mod processor;
+mod retry;
+mod retry_rule;
+mod topic;
+
+pub use consumer::Consumer;
+pub use dead_letters::{DeadLetterFormat, DeadLetterTopic, DeadLetters, StackTrace};
+pub use http::{HttpMethod, HttpProcessor};
+pub use ingress::{FaultInjection, Ingress};
+pub use kafka::Kafka;
+pub use pipeline::{Delivery, ErrorHandlingPipeline, ErrorHandlingPipelineSpec, Ordering};
+pub use processor::{Processor, Rule};
+pub use retry::{InPlace, Retry, RetryTopic, Strategy};
+pub use retry_rule::RetryRule;
+pub use topic::Topic;

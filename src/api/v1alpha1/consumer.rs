@@ -1,0 +1,41 @@
+//! How records are read from the topic.
+
+use kube::core::Rule;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{duration::Duration, schema};
+
+/// How records are read from the topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules()))]
+pub struct Consumer {
+    /// The consumer group. Default: the name of this object with `-consumer-group` added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249))]
+    pub group_id: Option<String>,
+
+    /// After how long without a sign of life a worker's partitions are given to another one. Default: `45s`. The
+    /// brokers set bounds to it, 6s to 30m unless configured otherwise.
+    #[schemars(extend("x-kubernetes-validations" = schema::longer_than_zero()))]
+    pub session_timeout: Duration,
+
+    /// How long a worker may finish the records in hand when it stops or gives up a partition. Default: `20s`. Must be
+    /// shorter than `sessionTimeout`.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        Self { group_id: None, session_timeout: Duration::from_secs(45), drain_timeout: Duration::from_secs(20) }
+    }
+}
+
+fn rules() -> [Rule; 1] {
+    [Rule::new("duration(self.drainTimeout) < duration(self.sessionTimeout)")
+        .message(
+            "must be shorter than sessionTimeout: otherwise Kafka gives the partitions away before they are drained",
+        )
+        .field_path(".drainTimeout")]
+}

@@ -1,0 +1,95 @@
+//! Where records go that cannot be processed.
+
+use std::collections::BTreeMap;
+
+use kube::core::Rule;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::topic;
+use crate::api::{byte_size::ByteSize, retention::Retention};
+
+/// Where records go that cannot be processed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DeadLetters {
+    /// The dead letter topic. It is made when it does not exist.
+    pub topic: DeadLetterTopic,
+
+    /// What a dead letter looks like. `Envelope` (default): a JSON object with the original record and the error.
+    /// `Raw`: the original bytes, with the error in headers.
+    pub format: DeadLetterFormat,
+
+    /// What is kept of an error's stack trace.
+    pub stack_trace: StackTrace,
+}
+
+/// The dead letter topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules()))]
+pub struct DeadLetterTopic {
+    /// The dead letter topic's name in Kafka. Default: the topic's name with `.dlt` added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "topic::name")]
+    pub name: Option<String>,
+
+    /// How many partitions the dead letter topic has, at least 1. Default: 3. They can be added later, never taken
+    /// away.
+    #[schemars(schema_with = "topic::partitions")]
+    pub partitions: i32,
+
+    /// How many brokers hold a copy of each record, at least 1; -1 (default) takes the cluster's own default.
+    #[schemars(schema_with = "topic::replicas")]
+    pub replicas: i32,
+
+    /// How long dead letters are kept. Default: `30d`.
+    pub retention: Retention,
+
+    /// Other topic settings, by their names in Kafka. Example: `{min.insync.replicas: 2}`. Default: none.
+    #[serde(deserialize_with = "topic::read_config")]
+    #[schemars(schema_with = "topic::config_without_compaction")]
+    pub config: BTreeMap<String, String>,
+}
+
+/// What a dead letter looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeadLetterFormat {
+    /// A JSON object with the original record and the error.
+    #[default]
+    Envelope,
+    /// The original bytes, with the error in headers.
+    Raw,
+}
+
+/// What is kept of an error's stack trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct StackTrace {
+    /// How much of a stack trace is kept; the rest is cut off. `0` keeps none. Default: `4Ki`.
+    pub max_bytes: ByteSize,
+}
+
+impl Default for DeadLetterTopic {
+    fn default() -> Self {
+        Self {
+            name: None,
+            partitions: 3,
+            replicas: topic::cluster_default(),
+            retention: Retention::from_days(30),
+            config: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for StackTrace {
+    fn default() -> Self {
+        Self { max_bytes: ByteSize::from_kib(4) }
+    }
+}
+
+fn rules() -> [Rule; 1] {
+    [Rule::new("!('retention.ms' in self.config)")
+        .message("set retention instead of retention.ms in config, so that there is one truth")
+        .field_path(".config")]
+}

@@ -1,0 +1,158 @@
+//! The resource itself: `ErrorHandlingPipeline`.
+//!
+//! Besides the spec it holds what concerns several blocks at once: the names that follow from other names, and the
+//! rules that keep them apart.
+
+use kube::{CustomResource, ResourceExt, core::Rule};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Consumer, DeadLetters, FaultInjection, Ingress, Kafka, Processor, Retry, Topic};
+use crate::api::schema;
+
+/// What the pipeline does with the records of one topic.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "lazaret.dev",
+    version = "v1alpha1",
+    kind = "ErrorHandlingPipeline",
+    plural = "errorhandlingpipelines",
+    singular = "errorhandlingpipeline",
+    shortname = "ehp",
+    shortname = "pipeline",
+    shortname = "pipelines",
+    category = "lazaret",
+    namespaced,
+    cel,
+    derive = "PartialEq",
+    doc = "The error path of one Kafka topic: how its records are processed, which failures are tried again and when, \
+         and where the others go.",
+    validation = Rule::new("self.metadata.name.size() <= 50 \
+         && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at \
+             most 50 characters: other objects are named after it"),
+    printcolumn = r#"{"name": "Topic", "type": "string", "jsonPath": ".spec.topic.name"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = schema::kubernetes, extend("x-kubernetes-validations" = rules()))]
+pub struct ErrorHandlingPipelineSpec {
+    /// Which records may be processed at the same time. `Partition`: one at a time in each partition, in strict order.
+    /// `Key` (default): one at a time for each key, keys side by side. `Unordered`: any. A record that waits in the
+    /// retry topic gives up its place in the order.
+    #[serde(default)]
+    pub ordering: Ordering,
+
+    /// What is promised about records that move to the retry or dead letter topic. `AtLeastOnce` (default): none is
+    /// lost; one may be there twice after a crash.
+    #[serde(default)]
+    pub delivery: Delivery,
+
+    /// Where Kafka is. Set either `cluster` or `bootstrapServers`.
+    pub kafka: Kafka,
+
+    /// The topic whose records are processed. It is made when it does not exist.
+    pub topic: Topic,
+
+    /// What is done with each record. Set either `http` or `rules`.
+    pub processor: Processor,
+
+    /// How records are read from the topic. May be left out.
+    #[serde(default)]
+    pub consumer: Consumer,
+
+    /// When and how often a failed record is tried again. May be left out.
+    #[serde(default)]
+    pub retry: Retry,
+
+    /// Where records go that cannot be processed. May be left out.
+    #[serde(default)]
+    pub dlt: DeadLetters,
+
+    /// An HTTP endpoint that writes records to the topic. Off unless enabled.
+    #[serde(default)]
+    pub ingress: Ingress,
+
+    /// An HTTP endpoint that makes the processor fail on purpose. Off unless enabled.
+    #[serde(default)]
+    pub fault_injection: FaultInjection,
+}
+
+/// Which records may be processed at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Ordering {
+    /// One record of a partition at a time, in strict order.
+    Partition,
+    /// One record of a key at a time, keys side by side.
+    #[default]
+    Key,
+    /// Any records at the same time.
+    Unordered,
+}
+
+/// What is promised about records that move to the retry or dead letter topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Delivery {
+    /// No record is lost; one may be there twice after a crash.
+    #[default]
+    AtLeastOnce,
+}
+
+impl ErrorHandlingPipeline {
+    /// Returns the name of the retry topic: the given one, else `<topic>.retry`.
+    pub fn retry_topic(&self) -> String {
+        let given = self.spec.retry.topic.name.clone();
+        given.unwrap_or_else(|| format!("{}.retry", self.spec.topic.name))
+    }
+
+    /// Returns the name of the dead letter topic: the given one, else `<topic>.dlt`.
+    pub fn dead_letter_topic(&self) -> String {
+        let given = self.spec.dlt.topic.name.clone();
+        given.unwrap_or_else(|| format!("{}.dlt", self.spec.topic.name))
+    }
+
+    /// Returns the consumer group of the main stage: the given one, else `<name>-consumer-group`.
+    pub fn consumer_group(&self) -> String {
+        let given = self.spec.consumer.group_id.clone();
+        given.unwrap_or_else(|| format!("{}-consumer-group", self.name_any()))
+    }
+
+    /// Returns the consumer group of the retry stage: the given one, else `<name>-retry-group`.
+    pub fn retry_group(&self) -> String {
+        let given = self.spec.retry.group_id.clone();
+        given.unwrap_or_else(|| format!("{}-retry-group", self.name_any()))
+    }
+}
+
+/// Keeps the topics and the groups of a pipeline apart: one that is written to by two stages would loop.
+fn rules() -> Vec<Rule> {
+    let topic = "self.topic.name";
+    let retry = "(has(self.retry.topic.name) ? self.retry.topic.name : self.topic.name + '.retry')";
+    let dlt = "(has(self.dlt.topic.name) ? self.dlt.topic.name : self.topic.name + '.dlt')";
+    vec![
+        Rule::new(format!("{retry} != {topic}"))
+            .message("the retry topic must not be the topic itself: give it another name or leave the name out")
+            .field_path(".retry.topic.name"),
+        Rule::new(format!("{dlt} != {topic}"))
+            .message("the dead letter topic must not be the topic itself: give it another name or leave the name out")
+            .field_path(".dlt.topic.name"),
+        Rule::new(format!("{dlt} != {retry}"))
+            .message("the dead letter topic must not be the retry topic: give it another name or leave the name out")
+            .field_path(".dlt.topic.name"),
+        Rule::new(format!("size({retry}) <= 249 && size({dlt}) <= 249"))
+            .message(
+                "too long for '.retry' and '.dlt' to be added (Kafka allows 249 characters): set \
+                 retry.topic.name and dlt.topic.name, or shorten it",
+            )
+            .field_path(".topic.name"),
+        Rule::new(format!("self.retry.rules.all(r, !has(r.dlt) || (r.dlt != {topic} && r.dlt != {retry}))"))
+            .message("dlt must name a topic of its own, not the topic itself nor the retry topic")
+            .field_path(".retry.rules"),
+        Rule::new(
+            "!has(self.consumer.groupId) || !has(self.retry.groupId) \
+             || self.consumer.groupId != self.retry.groupId",
+        )
+        .message("the retry stage needs a consumer group of its own: give it another groupId than consumer.groupId")
+        .field_path(".retry.groupId"),
+    ]
+}

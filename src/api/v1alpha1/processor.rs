@@ -1,0 +1,56 @@
+//! What is done with each record.
+
+use kube::core::Rule as Validation;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::HttpProcessor;
+
+/// What is done with each record. Set either `http` or `rules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = validations()))]
+pub struct Processor {
+    /// A service that is called with each record. An answer 2xx means that the record is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpProcessor>,
+
+    /// Rules that decide without a service: the first one whose `when` is true fails the record. A record that no rule
+    /// matches is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub rules: Option<Vec<Rule>>,
+
+    /// How many records one worker may process at the same time, 1 to 10000. Default: 64.
+    #[serde(default = "sixty_four")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_in_flight: u32,
+}
+
+/// A condition under which a record fails.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    /// A CEL expression that is true for the records that fail. Example: `value.amount < 0`. It sees `key` (a string;
+    /// bytes when not UTF-8; null when absent), `value` (the parsed JSON), `headers` (a map of strings), `topic`,
+    /// `partition`, `offset` and `timestamp` (milliseconds since 1970).
+    #[schemars(length(min = 1, max = 4096))]
+    pub when: String,
+
+    /// The error that the record fails with, as `Type: message`. Example: `ValidationException: Invalid amount`.
+    #[schemars(length(min = 1, max = 1024))]
+    pub error: String,
+
+    /// Whether trying again can help. `false` (default) sends the record to the dead letter topic at once.
+    #[serde(default)]
+    pub retryable: bool,
+}
+
+const fn sixty_four() -> u32 {
+    64
+}
+
+fn validations() -> [Validation; 1] {
+    [Validation::new("has(self.http) != has(self.rules)")
+        .message("set exactly one of http (a service to call) and rules (CEL expressions)")]
+}

@@ -1,0 +1,150 @@
+//! When and how often a failed record is tried again.
+
+use std::collections::BTreeMap;
+
+use kube::core::Rule;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{RetryRule, topic};
+use crate::api::{duration::Duration, schema};
+
+/// When and how often a failed record is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = rules()))]
+pub struct Retry {
+    /// The topic in which failed records wait for their next attempt. It is made when it does not exist.
+    pub topic: RetryTopic,
+
+    /// The consumer group that reads the retry topic. Default: the name of this object with `-retry-group` added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249))]
+    pub group_id: Option<String>,
+
+    /// How the wait grows from one attempt to the next. `Immediate`: no wait. `Fixed`: always `initialDelay`.
+    /// `Exponential`: multiplied by `multiplier` each time. `ExponentialJitter` (default): the same, made longer or
+    /// shorter at random by up to `jitterFactor`, so that records that failed together do not come back together.
+    pub strategy: Strategy,
+
+    /// How often a record is tried in all, the first time included: 1 to 100. Default: 5. After the last failure it
+    /// goes to the dead letter topic.
+    #[schemars(range(min = 1, max = 100))]
+    pub max_attempts: u32,
+
+    /// The wait before the second attempt. Default: `1s`.
+    pub initial_delay: Duration,
+
+    /// The longest wait between two attempts; not shorter than `initialDelay`. Default: `5m`.
+    pub max_delay: Duration,
+
+    /// By how much each wait is longer than the one before: 1 or more. Default: 2.0.
+    #[schemars(range(min = 1.0, max = 1000.0))]
+    pub multiplier: f64,
+
+    /// How far a wait may differ from the computed one, as a fraction: 0 to 1. Default: 0.2, that is 20 % either way.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub jitter_factor: f64,
+
+    /// The age at which a record is given up: its next failure sends it to the dead letter topic, even if attempts are
+    /// left. Example: `1h`. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = schema::longer_than_zero()))]
+    pub timeout: Option<Duration>,
+
+    /// Quick attempts on the spot, before a record leaves its partition for the retry topic.
+    pub in_place: InPlace,
+
+    /// Exceptions for some failures: the first rule whose `when` is true applies. Default: none.
+    #[schemars(length(max = 64))]
+    pub rules: Vec<RetryRule>,
+}
+
+/// The topic in which failed records wait for their next attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RetryTopic {
+    /// The retry topic's name in Kafka. Default: the topic's name with `.retry` added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "topic::name")]
+    pub name: Option<String>,
+
+    /// How many partitions the retry topic has, at least 1. Default: 3. They can be added later, never taken away.
+    #[schemars(schema_with = "topic::partitions")]
+    pub partitions: i32,
+
+    /// How many brokers hold a copy of each record, at least 1; -1 (default) takes the cluster's own default.
+    #[schemars(schema_with = "topic::replicas")]
+    pub replicas: i32,
+
+    /// Other topic settings, by their names in Kafka. Example: `{min.insync.replicas: 2}`. Default: none.
+    #[serde(deserialize_with = "topic::read_config")]
+    #[schemars(schema_with = "topic::config_without_compaction")]
+    pub config: BTreeMap<String, String>,
+}
+
+/// How the wait grows from one attempt to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Strategy {
+    /// No wait.
+    Immediate,
+    /// Always the initial delay.
+    Fixed,
+    /// The initial delay, multiplied each time.
+    Exponential,
+    /// As `Exponential`, made longer or shorter at random.
+    #[default]
+    ExponentialJitter,
+}
+
+/// Quick attempts on the spot, before a record leaves its partition for the retry topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct InPlace {
+    /// How many quick attempts are made, 0 to 10. Default: 0, none. They count towards `maxAttempts`.
+    #[schemars(range(min = 0, max = 10))]
+    pub attempts: u32,
+
+    /// The wait before each of them; the record's partition or key waits too. Default: `0s`.
+    pub delay: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            topic: RetryTopic::default(),
+            group_id: None,
+            strategy: Strategy::default(),
+            max_attempts: 5,
+            initial_delay: Duration::from_secs(1),
+            max_delay: Duration::from_secs(5 * 60),
+            multiplier: 2.0,
+            jitter_factor: 0.2,
+            timeout: None,
+            in_place: InPlace::default(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Default for RetryTopic {
+    fn default() -> Self {
+        Self { name: None, partitions: 3, replicas: topic::cluster_default(), config: BTreeMap::new() }
+    }
+}
+
+fn rules() -> [Rule; 2] {
+    [
+        Rule::new("duration(self.maxDelay) >= duration(self.initialDelay)")
+            .message("must not be shorter than initialDelay: raise maxDelay or lower initialDelay")
+            .field_path(".maxDelay"),
+        Rule::new(
+            "self.rules.all(r, duration(has(r.maxDelay) ? r.maxDelay : self.maxDelay) \
+             >= duration(has(r.initialDelay) ? r.initialDelay : self.initialDelay))",
+        )
+        .message(
+            "a rule's maxDelay must not be shorter than its initialDelay; what a rule leaves out is taken from retry",
+        )
+        .field_path(".rules"),
+    ]
+}

@@ -1,0 +1,303 @@
+//! From what a user wrote to a [`Pipeline`] with every default filled in and every expression compiled.
+//!
+//! Shape, bounds and the relations between fields were checked when the object was read (see [`super::file`], and the
+//! API server on a cluster). What is left is what only Rust can check: that expressions compile, and that pipelines keep
+//! out of each other's way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::v1alpha1::{self as v1, ErrorHandlingPipeline};
+use crate::domain::envelope::DeadLetterFormat;
+use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
+use crate::domain::lane::Ordering;
+use crate::domain::pipeline::{HttpPlan, IngressPlan, Pipeline, ProcessorPlan, Source, TopicPlan};
+use crate::domain::policy::{Backoff, InPlace, RetryPolicy, RetryRule, Ruling, Strategy};
+use crate::domain::rules::{Rule, RuleSet};
+
+/// Retry records are kept for a week beyond the longest delay: time to mend a retry stage that stands still.
+const RETRY_RETENTION: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+
+/// Why a pipeline cannot run.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPipeline {
+    /// An expression cannot be used.
+    #[error("{pipeline}: {path}: {error}")]
+    Expression {
+        /// The pipeline.
+        pipeline: String,
+        /// The field.
+        path: String,
+        /// What is wrong with the expression.
+        error: ExpressionError,
+    },
+    /// Two pipelines would get in each other's way.
+    #[error("pipelines `{one}` and `{other}` both use {what} `{name}`: give one of them another")]
+    Shared {
+        /// A pipeline.
+        one: String,
+        /// Another.
+        other: String,
+        /// What both name.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+}
+
+/// Validates pipelines that are to run side by side.
+pub fn validate_all(objects: &[ErrorHandlingPipeline]) -> Result<Vec<Pipeline>, InvalidPipeline> {
+    let pipelines = objects.iter().map(validate).collect::<Result<Vec<_>, _>>()?;
+    for (index, one) in pipelines.iter().enumerate() {
+        for other in &pipelines[index + 1..] {
+            check_disjoint(one, other)?;
+        }
+    }
+    Ok(pipelines)
+}
+
+/// Validates one pipeline.
+pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipeline> {
+    let spec = &object.spec;
+    let invalid = |path: String| {
+        let pipeline = object.name_any();
+        move |error| InvalidPipeline::Expression { pipeline, path, error }
+    };
+    let compile =
+        |source: &str, vocabulary, path: String| Expression::compile(source, vocabulary).map_err(invalid(path));
+    let rule = |(index, rule): (usize, &v1::Rule)| {
+        let when = compile(&rule.when, Vocabulary::Record, format!("spec.processor.rules[{index}].when"))?;
+        Ok(Rule { when, error: rule.error.clone(), retryable: rule.retryable })
+    };
+    let processor = match (&spec.processor.http, &spec.processor.rules) {
+        (Some(http), _) => ProcessorPlan::Http(http_plan(http)),
+        (None, rules) => {
+            let rules = rules.iter().flatten().enumerate().map(rule).collect::<Result<_, _>>()?;
+            ProcessorPlan::Rules(RuleSet::new(rules))
+        }
+    };
+    let default = default_ruling(object);
+    let retry_rule = |(index, rule): (usize, &v1::RetryRule)| {
+        let when = compile(&rule.when, Vocabulary::Failure, format!("spec.retry.rules[{index}].when"))?;
+        Ok(RetryRule { when, ruling: ruling(rule, &default) })
+    };
+    let rules = spec.retry.rules.iter().enumerate().map(retry_rule).collect::<Result<_, _>>()?;
+    let policy = RetryPolicy {
+        default: default.clone(),
+        in_place: InPlace { attempts: spec.retry.in_place.attempts, delay: spec.retry.in_place.delay.into() },
+        timeout: spec.retry.timeout.map(Into::into),
+        rules,
+    };
+    let key = match spec.ingress.key.as_str() {
+        "" => None,
+        source => Some(compile(source, Vocabulary::Document, "spec.ingress.key".into())?),
+    };
+    let max_bytes = usize::try_from(spec.ingress.max_bytes.as_bytes()).unwrap_or(usize::MAX);
+    Ok(Pipeline {
+        name: object.name_any(),
+        bootstrap_servers: spec.kafka.bootstrap_servers.clone(),
+        main: Source { topic: spec.topic.name.as_str().into(), group_id: object.consumer_group() },
+        retry: Source { topic: object.retry_topic().into(), group_id: object.retry_group() },
+        topics: topics(object, &policy),
+        ordering: match spec.ordering {
+            v1::Ordering::Partition => Ordering::Partition,
+            v1::Ordering::Key => Ordering::Key,
+            v1::Ordering::Unordered => Ordering::Unordered,
+        },
+        processor,
+        max_in_flight: spec.processor.max_in_flight as usize,
+        policy,
+        dead_letter_format: match spec.dlt.format {
+            v1::DeadLetterFormat::Envelope => DeadLetterFormat::Envelope,
+            v1::DeadLetterFormat::Raw => DeadLetterFormat::Raw,
+        },
+        stack_trace_max_bytes: usize::try_from(spec.dlt.stack_trace.max_bytes.as_bytes()).unwrap_or(usize::MAX),
+        session_timeout: spec.consumer.session_timeout.into(),
+        drain_timeout: spec.consumer.drain_timeout.into(),
+        ingress: spec.ingress.enabled.then_some(IngressPlan { key, max_bytes }),
+        fault_injection: spec.fault_injection.enabled,
+    })
+}
+
+fn http_plan(http: &v1::HttpProcessor) -> HttpPlan {
+    HttpPlan {
+        url: http.url.clone(),
+        method: format!("{:?}", http.method).to_uppercase(),
+        timeout: http.timeout.into(),
+        headers: http.headers.clone(),
+    }
+}
+
+fn default_ruling(object: &ErrorHandlingPipeline) -> Ruling {
+    let retry = &object.spec.retry;
+    Ruling {
+        retryable: None,
+        max_attempts: retry.max_attempts,
+        backoff: Backoff {
+            strategy: strategy(retry.strategy),
+            initial_delay: retry.initial_delay.into(),
+            max_delay: retry.max_delay.into(),
+            multiplier: retry.multiplier,
+            jitter_factor: retry.jitter_factor,
+        },
+        dead_letter_topic: object.dead_letter_topic().into(),
+    }
+}
+
+/// What a rule leaves out is as it is without the rule.
+fn ruling(rule: &v1::RetryRule, default: &Ruling) -> Ruling {
+    let backoff = &default.backoff;
+    Ruling {
+        retryable: rule.retryable,
+        max_attempts: rule.max_attempts.unwrap_or(default.max_attempts),
+        backoff: Backoff {
+            strategy: rule.strategy.map_or(backoff.strategy, strategy),
+            initial_delay: rule.initial_delay.map_or(backoff.initial_delay, Into::into),
+            max_delay: rule.max_delay.map_or(backoff.max_delay, Into::into),
+            multiplier: rule.multiplier.unwrap_or(backoff.multiplier),
+            jitter_factor: rule.jitter_factor.unwrap_or(backoff.jitter_factor),
+        },
+        dead_letter_topic: rule.dlt.as_deref().map_or_else(|| default.dead_letter_topic.clone(), Into::into),
+    }
+}
+
+fn strategy(strategy: v1::Strategy) -> Strategy {
+    match strategy {
+        v1::Strategy::Immediate => Strategy::Immediate,
+        v1::Strategy::Fixed => Strategy::Fixed,
+        v1::Strategy::Exponential => Strategy::Exponential,
+        v1::Strategy::ExponentialJitter => Strategy::ExponentialJitter,
+    }
+}
+
+/// Main, retry and dead letter topics. Those of retry and dead letters are never compacted: compaction would keep one
+/// failed record a key.
+fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan> {
+    let (topic, retry, dlt) = (&object.spec.topic, &object.spec.retry.topic, &object.spec.dlt.topic);
+    let plan = |name: Arc<str>, partitions, replicas, config| TopicPlan { name, partitions, replicas, config };
+    let kept = |config: &BTreeMap<String, String>, retention: u128| {
+        let mut kept = BTreeMap::from([
+            ("cleanup.policy".to_owned(), "delete".to_owned()),
+            ("retention.ms".to_owned(), retention.to_string()),
+        ]);
+        kept.extend(config.clone());
+        kept
+    };
+    let retry_retention = (RETRY_RETENTION + policy.longest_delay()).as_millis();
+    let mut topics = vec![
+        plan(topic.name.as_str().into(), topic.partitions, topic.replicas, topic.config.clone()),
+        plan(object.retry_topic().into(), retry.partitions, retry.replicas, kept(&retry.config, retry_retention)),
+    ];
+    let dlt_config = kept(&dlt.config, dlt.retention.as_millis().into());
+    for name in policy.dead_letter_topics() {
+        topics.push(plan(name, dlt.partitions, dlt.replicas, dlt_config.clone()));
+    }
+    topics
+}
+
+/// A topic of one pipeline must not be written or read by another, and no two may share a group: each would take the
+/// other's records. Dead letter topics may be shared.
+fn check_disjoint(one: &Pipeline, other: &Pipeline) -> Result<(), InvalidPipeline> {
+    let shared = |what, name: &str| InvalidPipeline::Shared {
+        one: one.name.clone(),
+        other: other.name.clone(),
+        what,
+        name: name.to_owned(),
+    };
+    if one.name == other.name {
+        return Err(shared("the name", &one.name));
+    }
+    for a in [&one.main, &one.retry] {
+        for b in [&other.main, &other.retry] {
+            if a.group_id == b.group_id {
+                return Err(shared("the consumer group", &a.group_id));
+            }
+        }
+    }
+    let reads = |pipeline: &Pipeline, topic: &TopicPlan| {
+        pipeline.main.topic == topic.name || pipeline.retry.topic == topic.name
+    };
+    let other_uses = |topic: &&TopicPlan| other.topics.iter().any(|theirs| theirs.name == topic.name);
+    match one.topics.iter().filter(other_uses).find(|topic| reads(one, topic) || reads(other, topic)) {
+        Some(topic) => Err(shared("the topic", &topic.name)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::file;
+
+    fn object(name: &str, more: &str) -> ErrorHandlingPipeline {
+        let text = format!(
+            "apiVersion: lazaret.dev/v1alpha1\nkind: ErrorHandlingPipeline\nmetadata: {{name: {name}}}\nspec:\n  \
+             kafka: {{bootstrapServers: 'k:9092'}}\n  {}\n",
+            more.replace('\n', "\n  ")
+        );
+        file::parse("test.yaml", &text).unwrap_or_else(|e| panic!("{e}\n{text}")).remove(0)
+    }
+
+    fn pipeline(name: &str, topic: &str) -> ErrorHandlingPipeline {
+        object(name, &format!("topic: {{name: {topic}}}\nprocessor: {{rules: [{{when: 'false', error: E}}]}}"))
+    }
+
+    #[test]
+    fn names_follow_from_the_topic_and_the_object() {
+        let pipeline = validate(&pipeline("shop", "orders")).unwrap();
+        let names: Vec<_> = pipeline.topics.iter().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["orders", "orders.retry", "orders.dlt"]);
+        assert_eq!((&*pipeline.main.group_id, &*pipeline.retry.group_id), ("shop-consumer-group", "shop-retry-group"));
+    }
+
+    #[test]
+    fn retry_records_and_dead_letters_are_kept_for_a_time_of_their_own() {
+        let pipeline = validate(&pipeline("shop", "orders")).unwrap();
+        let config = |index: usize| &pipeline.topics[index].config;
+        assert!(config(0).is_empty());
+        assert_eq!(config(1)["cleanup.policy"], "delete");
+        assert_eq!(config(1)["retention.ms"], (7 * 86_400_000 + 360_000).to_string());
+        assert_eq!(config(2)["retention.ms"], (30 * 86_400_000_i64).to_string());
+    }
+
+    #[test]
+    fn a_retry_rule_changes_only_what_it_names() {
+        let object = object(
+            "shop",
+            "topic: {name: orders}\nprocessor: {rules: [{when: 'false', error: E}]}\nretry: {maxAttempts: 7, rules: [\
+             {when: status == 422, retryable: false, dlt: orders.invalid.dlt}, {when: 'true', maxDelay: 10m}]}",
+        );
+        let pipeline = validate(&object).unwrap();
+        let [invalid, slow] = &pipeline.policy.rules[..] else { panic!("two rules") };
+        assert_eq!((invalid.ruling.retryable, invalid.ruling.max_attempts), (Some(false), 7));
+        assert_eq!(&*invalid.ruling.dead_letter_topic, "orders.invalid.dlt");
+        assert_eq!(slow.ruling.backoff.max_delay.as_secs(), 600);
+        assert_eq!(pipeline.topics.last().map(|topic| &*topic.name), Some("orders.invalid.dlt"));
+        assert_eq!(pipeline.policy.longest_delay().as_secs(), 720);
+    }
+
+    #[test]
+    fn an_expression_that_does_not_compile_is_named_by_its_field() {
+        let object = object("shop", "topic: {name: t}\nprocessor: {rules: [{when: value.amount <, error: E}]}");
+        let error = validate(&object).unwrap_err().to_string();
+        assert!(error.starts_with("shop: spec.processor.rules[0].when: `value.amount <` does not compile"), "{error}");
+        assert!(!error.contains('\n'));
+    }
+
+    #[test]
+    fn pipelines_that_share_a_topic_a_group_or_a_name_are_refused() {
+        let refused = |other| validate_all(&[pipeline("a", "orders"), other]).unwrap_err().to_string();
+        assert!(refused(pipeline("b", "orders")).contains("both use the topic `orders`"));
+        assert!(refused(pipeline("b", "orders.dlt")).contains("both use the topic `orders.dlt`"));
+        assert!(refused(pipeline("a", "other")).contains("both use the name `a`"));
+        let group = object(
+            "b",
+            "topic: {name: x}\nprocessor: {rules: [{when: 'false', error: E}]}\n\
+            consumer: {groupId: a-retry-group}",
+        );
+        assert!(refused(group).contains("both use the consumer group `a-retry-group`"));
+        assert!(validate_all(&[pipeline("a", "orders"), pipeline("b", "bills")]).is_ok());
+    }
+}

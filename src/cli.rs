@@ -1,0 +1,208 @@
+//! The command line: what can be asked of the binary, and how each request is met.
+//!
+//! Exit codes: 0 done, 1 it failed while it ran, 2 what was asked for is wrong (arguments, files).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::{self, file, validate};
+use crate::dev::{Dev, DevSettings};
+use crate::domain::pipeline::Pipeline;
+use crate::domain::provenance::Stage;
+use crate::kafka::connection::Connection;
+use crate::shutdown::Shutdown;
+use crate::telemetry::{self, LogFormat};
+use crate::worker::process::{Process, ProcessSettings, Summary};
+
+/// Gives every Kafka topic a professional error path.
+#[derive(Debug, Parser)]
+#[command(name = "lazaret", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What a line of the log looks like. Default: json in a pod, else text.
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run whole pipelines on this machine, on an embedded broker or a Kafka of your own.
+    Dev(DevArgs),
+    /// Run one stage of the pipelines in a file.
+    Worker(WorkerArgs),
+    /// Print the custom resource definitions.
+    Crds,
+}
+
+#[derive(Debug, Args)]
+struct DevArgs {
+    /// Files with pipelines in YAML.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// A Kafka to use instead of the embedded broker; missing topics are created there.
+    #[arg(long, value_name = "HOST:PORT")]
+    bootstrap_servers: Option<String>,
+    /// Where the HTTP API listens.
+    #[arg(long, default_value = "127.0.0.1:18082", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+struct WorkerArgs {
+    /// The stage to run.
+    #[arg(long, value_enum)]
+    stage: StageName,
+    /// Files with pipelines in YAML.
+    #[arg(long = "file", required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Where Kafka is. Default: what the file says in spec.kafka.bootstrapServers.
+    #[arg(long, value_name = "HOST:PORT")]
+    bootstrap_servers: Option<String>,
+    /// Where the HTTP API listens.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StageName {
+    Main,
+    Retry,
+}
+
+impl From<StageName> for Stage {
+    fn from(name: StageName) -> Self {
+        match name {
+            StageName::Main => Self::Main,
+            StageName::Retry => Self::Retry,
+        }
+    }
+}
+
+/// What the user asked for is wrong: nothing was started.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+/// Does what the command line asks for.
+pub fn run(cli: Cli) -> ExitCode {
+    telemetry::init(cli.log_format.unwrap_or_default());
+    let result = match cli.command {
+        Command::Dev(args) => block_on(dev(args)),
+        Command::Worker(args) => block_on(worker(args)),
+        Command::Crds => {
+            print!("{}", api::crds());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lazaret: {error:#}");
+            ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
+        }
+    }
+}
+
+/// Runs to the end, and then waits for nothing more: a question to a Kafka that hangs must not keep the process.
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
+}
+
+async fn dev(args: DevArgs) -> Result<()> {
+    let pipelines = read(&args.files)?;
+    let DevArgs { bootstrap_servers, listen, .. } = args;
+    let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
+    let mut dev = Dev::open(DevSettings { pipelines, bootstrap_servers, listen, name: process_name() }).await?;
+    let started = tokio::select! {
+        started = dev.start() => started.map(|()| true)?,
+        () = shutdown.requested() => false,
+    };
+    let mut failed = false;
+    if started {
+        println!("{}", dev.overview());
+        failed = tokio::select! {
+            () = shutdown.requested() => false,
+            () = dev.failed() => true,
+        };
+    }
+    end(dev.stop(), shutdown, failed).await
+}
+
+async fn worker(args: WorkerArgs) -> Result<()> {
+    let pipelines = read(&args.files)?;
+    let connection = Connection::new(kafka_of(&pipelines, args.bootstrap_servers)?);
+    let stages = pipelines.into_iter().map(|pipeline| (Arc::new(pipeline), args.stage.into())).collect();
+    let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
+    let settings = ProcessSettings { stages, connection, listen: args.listen, name: process_name() };
+    let mut process = Process::open(settings).await?;
+    process.start()?;
+    let failed = tokio::select! {
+        () = shutdown.requested() => false,
+        () = process.failed() => true,
+    };
+    end(process.stop(), shutdown, failed).await
+}
+
+/// The one Kafka that all of the pipelines are on: what the command line says, else what they say.
+fn kafka_of(pipelines: &[Pipeline], given: Option<String>) -> Result<String, Refused> {
+    if let Some(address) = given {
+        return Ok(address);
+    }
+    let mut named: Vec<_> = pipelines.iter().map(|pipeline| pipeline.bootstrap_servers.as_deref()).collect();
+    named.dedup();
+    match named[..] {
+        [Some(address)] => Ok(address.to_owned()),
+        [] | [None] => {
+            Err(Refused("no Kafka is named: say --bootstrap-servers, or set spec.kafka.bootstrapServers".into()))
+        }
+        _ => Err(Refused(
+            "the pipelines are not all on one Kafka: run a worker for each, or say --bootstrap-servers".into(),
+        )),
+    }
+}
+
+/// Waits for what was started to be finished; a second request to stop does not wait.
+async fn end(stop: impl Future<Output = Summary>, mut shutdown: Shutdown, failed: bool) -> Result<()> {
+    tracing::info!("stopping: finishing what was started");
+    let Summary { clean, processed, retried, dead_lettered } = tokio::select! {
+        summary = stop => summary,
+        () = shutdown.requested() => bail!("stopped at once: records in flight are processed again at the next start"),
+    };
+    println!("stopped: {processed} processed, {retried} retried, {dead_lettered} sent to the DLT");
+    if failed {
+        bail!("a stage could not go on: see the log");
+    }
+    if !clean {
+        bail!("not everything could be finished: some records are processed again at the next start");
+    }
+    Ok(())
+}
+
+/// Reads and checks pipelines from files.
+fn read(files: &[PathBuf]) -> Result<Vec<Pipeline>> {
+    let refused = |message: String| anyhow::Error::new(Refused(message));
+    let mut objects = vec![];
+    for path in files {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| refused(format!("{name}: {error}")))?;
+        objects.extend(file::parse(&name, &text).map_err(|error| refused(error.to_string()))?);
+    }
+    if objects.is_empty() {
+        return Err(refused("there is no pipeline in the files".into()));
+    }
+    validate::validate_all(&objects).map_err(|error| refused(error.to_string()))
+}
+
+/// The name of this process in dead letters: the pod's, where there is one.
+fn process_name() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| format!("lazaret-{}", std::process::id()))
+}

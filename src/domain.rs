@@ -1,0 +1,38 @@
+//! The rules of an error path, as pure functions and plain data.
+//!
+//! Nothing here does I/O, reads a clock, spawns or waits: time and randomness are passed in. Neither the Kafka client
+//! nor Kubernetes nor the async runtime is named below this module; `tests/architecture.rs` keeps it so.
+//!
+//! | module | rule |
+//! |---|---|
+//! | [`record`] | what a record is: bytes that stay bytes |
+//! | [`time`] | instants as Kafka counts them |
+//! | [`failure`] | what can come of calling a processor |
+//! | [`http`] | what an HTTP answer means |
+//! | [`expression`] | CEL over a record |
+//! | [`rules`] | the processor that is written in CEL |
+//! | [`pipeline`] | what a user declared, complete and checked |
+//! | [`policy`] | how often and when a failure is tried again |
+//! | [`decide`] | what happens to a record now |
+//! | [`provenance`] | where a record came from and how often it was tried |
+//! | [`envelope`] | the records written to the retry topic and the dead letter topic |
+//! | [`lane`] | which records may be processed at the same time |
+//! | [`due_queue`] | which record is due next |
+//! | [`offsets`] | which offset is safe to commit |
+//! | [`commit_metadata`] | finished offsets above the committed one, as text |
+
+pub mod commit_metadata;
+pub mod decide;
+pub mod due_queue;
+pub mod envelope;
+pub mod expression;
+pub mod failure;
+pub mod http;
+pub mod lane;
+pub mod offsets;
+pub mod pipeline;
+pub mod policy;
+pub mod provenance;
+pub mod record;
+pub mod rules;
+pub mod time;

@@ -1,0 +1,258 @@
+//! Which offset of a partition is safe to commit.
+//!
+//! Records of one partition finish out of order. Kafka keeps a single number per partition, so committing the highest
+//! finished offset would lose every record still in flight below it, and committing the lowest unfinished one alone
+//! would process every record above it again after a restart. So the lowest unfinished offset is committed, and the
+//! set of finished ones above it travels beside it (see [`super::commit_metadata`]).
+//!
+//! Offsets have gaps: compaction removes records and transaction markers take offsets. A gap never holds anything back.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Finished offsets above a committed one: ranges in ascending order that neither touch nor overlap.
+pub type Finished = Vec<Range<i64>>;
+
+/// What is in flight and what is finished in one partition.
+#[derive(Debug, Default)]
+pub struct Offsets {
+    /// Every record from the lowest unfinished one on, in offset order.
+    slots: VecDeque<Slot>,
+    /// One past the highest offset seen, `None` before the first when nothing was committed either.
+    next: Option<i64>,
+    /// Finished before a restart, and not seen again yet.
+    restored: VecDeque<Range<i64>>,
+    in_flight: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    offset: i64,
+    finished: bool,
+}
+
+/// Whether a record that was read is to be processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It is in flight from now on.
+    InFlight,
+    /// It was finished before, or is in flight already: it is not to be processed.
+    Known,
+}
+
+impl Offsets {
+    /// Starts at a committed offset, with the offsets above it that were finished already.
+    pub fn resume(committed: i64, finished: Finished) -> Self {
+        Self { next: Some(committed), restored: finished.into(), ..Self::default() }
+    }
+
+    /// Takes note that a record was read. Records come in ascending offset order.
+    pub fn begin(&mut self, offset: i64) -> Begun {
+        if self.next.is_some_and(|next| offset < next) {
+            return Begun::Known;
+        }
+        self.next = Some(offset + 1);
+        while self.restored.front().is_some_and(|range| range.end <= offset) {
+            self.restored.pop_front();
+        }
+        let finished = self.restored.front().is_some_and(|range| range.contains(&offset));
+        if finished && self.slots.is_empty() {
+            return Begun::Known;
+        }
+        self.slots.push_back(Slot { offset, finished });
+        if finished {
+            return Begun::Known;
+        }
+        self.in_flight += 1;
+        Begun::InFlight
+    }
+
+    /// Takes note that a record is settled. Returns whether it was in flight.
+    pub fn finish(&mut self, offset: i64) -> bool {
+        let Ok(index) = self.slots.binary_search_by_key(&offset, |slot| slot.offset) else { return false };
+        if std::mem::replace(&mut self.slots[index].finished, true) {
+            return false;
+        }
+        self.in_flight -= 1;
+        while self.slots.front().is_some_and(|slot| slot.finished) {
+            self.slots.pop_front();
+        }
+        true
+    }
+
+    /// The offset that may be committed: every record below it is finished. `None` when nothing is known yet.
+    pub fn watermark(&self) -> Option<i64> {
+        let next = self.next?;
+        let reached = |range: &&Range<i64>| range.start <= next;
+        Some(match (self.slots.front(), self.restored.front().filter(reached)) {
+            (Some(unfinished), _) => unfinished.offset,
+            (None, Some(restored)) => restored.end.max(next),
+            (None, None) => next,
+        })
+    }
+
+    /// The finished offsets above the watermark. A gap between two finished records counts as finished.
+    pub fn finished(&self) -> Finished {
+        let (Some(next), Some(watermark)) = (self.next, self.watermark()) else { return Finished::new() };
+        let mut ranges = Finished::new();
+        let mut open: Option<i64> = None;
+        for slot in &self.slots {
+            match (slot.finished, open) {
+                (true, None) => open = Some(slot.offset),
+                (false, Some(start)) => {
+                    ranges.push(start..slot.offset);
+                    open = None;
+                }
+                _ => {}
+            }
+        }
+        if let Some(start) = open {
+            ranges.push(start..next);
+        }
+        for range in &self.restored {
+            let start = range.start.max(next).max(watermark);
+            match ranges.last_mut() {
+                _ if start >= range.end => {}
+                Some(last) if last.end == start => last.end = range.end,
+                _ => ranges.push(start..range.end),
+            }
+        }
+        ranges
+    }
+
+    /// How many records are remembered: those in flight, and those finished above the lowest one in flight.
+    pub fn window(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many records are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn begun(offsets: impl IntoIterator<Item = i64>) -> Offsets {
+        let mut tracker = Offsets::default();
+        for offset in offsets {
+            assert_eq!(tracker.begin(offset), Begun::InFlight);
+        }
+        tracker
+    }
+
+    #[test]
+    fn the_lowest_unfinished_offset_is_what_may_be_committed() {
+        let mut tracker = begun(0..5);
+        assert_eq!(tracker.watermark(), Some(0));
+        assert!(tracker.finish(2));
+        assert_eq!((tracker.watermark(), tracker.finished()), (Some(0), vec![2..3]));
+        assert!(tracker.finish(0));
+        assert_eq!((tracker.watermark(), tracker.finished()), (Some(1), vec![2..3]));
+        assert!(tracker.finish(1));
+        assert_eq!((tracker.watermark(), tracker.finished()), (Some(3), vec![]));
+        assert_eq!(tracker.in_flight(), 2);
+    }
+
+    #[test]
+    fn before_anything_is_known_nothing_is_committed() {
+        assert_eq!(Offsets::default().watermark(), None);
+        assert_eq!(begun([100]).watermark(), Some(100));
+        assert_eq!(Offsets::resume(7, vec![]).watermark(), Some(7));
+    }
+
+    #[test]
+    fn a_gap_never_stops_the_watermark() {
+        let mut tracker = begun([3, 7, 20]);
+        assert_eq!(tracker.watermark(), Some(3));
+        tracker.finish(3);
+        assert_eq!(tracker.watermark(), Some(7));
+        tracker.finish(20);
+        assert_eq!(tracker.finished(), [20..21]);
+        tracker.finish(7);
+        assert_eq!(tracker.watermark(), Some(21));
+    }
+
+    #[test]
+    fn finishing_what_is_not_in_flight_changes_nothing() {
+        let mut tracker = begun([1, 2]);
+        assert!(tracker.finish(1));
+        assert!(!tracker.finish(1), "twice");
+        assert!(!tracker.finish(9), "never begun");
+        assert_eq!((tracker.watermark(), tracker.in_flight()), (Some(2), 1));
+    }
+
+    #[test]
+    fn a_record_that_is_delivered_again_is_known() {
+        let mut tracker = begun([1, 2]);
+        assert_eq!(tracker.begin(2), Begun::Known);
+        assert_eq!(tracker.begin(1), Begun::Known);
+        assert_eq!(tracker.in_flight(), 2);
+    }
+
+    #[test]
+    fn what_was_finished_before_a_restart_is_skipped_and_not_forgotten_by_the_next_commit() {
+        let mut tracker = Offsets::resume(10, vec![11..13, 20..21]);
+        assert_eq!(tracker.begin(10), Begun::InFlight);
+        assert_eq!((tracker.watermark(), tracker.finished()), (Some(10), vec![11..13, 20..21]));
+        assert_eq!(tracker.begin(11), Begun::Known);
+        assert_eq!(tracker.finished(), [11..13, 20..21]);
+        tracker.finish(10);
+        assert_eq!((tracker.watermark(), tracker.finished()), (Some(13), vec![20..21]));
+    }
+
+    proptest! {
+        /// A model of one partition: records at any offsets, finished in any order, with crashes in between after which
+        /// everything is read again from what was committed.
+        #[test]
+        fn nothing_unfinished_is_ever_committed_and_nothing_finished_is_ever_processed_again(
+            gaps in proptest::collection::vec(1i64..4, 1..60),
+            steps in proptest::collection::vec((0u8..10, any::<proptest::sample::Index>()), 0..200),
+        ) {
+            let records: Vec<i64> = gaps.iter().scan(0, |at, gap| { *at += gap; Some(*at) }).collect();
+            let mut done = BTreeSet::new();
+            let mut tracker = Offsets::default();
+            let mut unread: VecDeque<i64> = records.iter().copied().collect();
+            let mut in_flight = vec![];
+            for (step, index) in steps {
+                match step {
+                    0..=4 => if let Some(offset) = unread.pop_front() {
+                        match tracker.begin(offset) {
+                            Begun::InFlight => {
+                                prop_assert!(!done.contains(&offset), "{offset} processed twice");
+                                in_flight.push(offset);
+                            }
+                            Begun::Known => prop_assert!(done.contains(&offset), "{offset} skipped but not done"),
+                        }
+                    },
+                    5..=8 => if !in_flight.is_empty() {
+                        let offset = in_flight.swap_remove(index.index(in_flight.len()));
+                        prop_assert!(tracker.finish(offset));
+                        done.insert(offset);
+                    },
+                    _ => {
+                        let (committed, finished) = (tracker.watermark().unwrap_or(0), tracker.finished());
+                        prop_assert!(records.iter().filter(|o| **o < committed).all(|o| done.contains(o)));
+                        tracker = Offsets::resume(committed, finished);
+                        unread = records.iter().copied().filter(|o| *o >= committed).collect();
+                        in_flight.clear();
+                    }
+                }
+                let finished = tracker.finished();
+                prop_assert!(finished.iter().all(|r| r.start < r.end && Some(r.start) > tracker.watermark()));
+                prop_assert!(finished.windows(2).all(|pair| pair[0].end < pair[1].start));
+                for offset in &records {
+                    if finished.iter().any(|r| r.contains(offset)) {
+                        prop_assert!(done.contains(offset));
+                    }
+                }
+                prop_assert_eq!(tracker.in_flight(), in_flight.len());
+            }
+        }
+    }
+}

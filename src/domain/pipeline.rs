@@ -1,0 +1,110 @@
+//! A pipeline whose every default is filled in and every expression compiled: what the stages go by.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::envelope::DeadLetterFormat;
+use super::expression::Expression;
+use super::lane::Ordering;
+use super::policy::RetryPolicy;
+use super::provenance::Stage;
+use super::rules::RuleSet;
+
+/// One pipeline.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// Its name.
+    pub name: String,
+    /// Where its Kafka is, when it says so itself.
+    pub bootstrap_servers: Option<String>,
+    /// What the main stage reads, and as which group.
+    pub main: Source,
+    /// What the retry stage reads, and as which group.
+    pub retry: Source,
+    /// Every topic that it needs, each once: main, retry, and all dead letter topics.
+    pub topics: Vec<TopicPlan>,
+    /// The order in which records are processed.
+    pub ordering: Ordering,
+    /// What processes them.
+    pub processor: ProcessorPlan,
+    /// Calls at once, in one process and stage.
+    pub max_in_flight: usize,
+    /// What happens to failures.
+    pub policy: RetryPolicy,
+    /// How dead letters are written.
+    pub dead_letter_format: DeadLetterFormat,
+    /// The longest stack trace that a dead letter keeps, in bytes.
+    pub stack_trace_max_bytes: usize,
+    /// How long a member of the group may be silent before its partitions go to others.
+    pub session_timeout: Duration,
+    /// How long partitions that are given up may take to finish what was started.
+    pub drain_timeout: Duration,
+    /// Whether and how records can be sent over HTTP.
+    pub ingress: Option<IngressPlan>,
+    /// Whether failures can be injected.
+    pub fault_injection: bool,
+}
+
+impl Pipeline {
+    /// What a stage reads, and as which group.
+    pub fn source(&self, stage: Stage) -> &Source {
+        match stage {
+            Stage::Main => &self.main,
+            Stage::Retry => &self.retry,
+        }
+    }
+}
+
+/// A topic and the group that reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The consumer group.
+    pub group_id: String,
+}
+
+/// A topic as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicPlan {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// How many replicas each has, -1 for the cluster's default.
+    pub replicas: i32,
+    /// Its configuration, besides the cluster's defaults.
+    pub config: BTreeMap<String, String>,
+}
+
+/// What processes records.
+#[derive(Clone, Debug)]
+pub enum ProcessorPlan {
+    /// A user's HTTP endpoint.
+    Http(HttpPlan),
+    /// Rules in CEL.
+    Rules(RuleSet),
+}
+
+/// How an HTTP endpoint is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpPlan {
+    /// Its address.
+    pub url: String,
+    /// The request method.
+    pub method: String,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Headers for each request.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// How records are taken in over HTTP.
+#[derive(Clone, Debug)]
+pub struct IngressPlan {
+    /// What makes the key out of a body; without it records have none.
+    pub key: Option<Expression>,
+    /// The largest body, in bytes.
+    pub max_bytes: usize,
+}

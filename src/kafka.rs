@@ -1,0 +1,9 @@
+//! Everything that a Kafka client is needed for, short of the engine itself: settings, records, topics, counts.
+//!
+//! What these modules do is thin; what is decided is decided in [`crate::domain`].
+
+pub mod connection;
+pub mod embedded;
+pub mod observer;
+pub mod record;
+pub mod topics;

@@ -1,0 +1,124 @@
+//! Where a Kafka cluster is, and the client settings that correctness rests on.
+
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::producer::FutureProducer;
+use tracing::{debug, warn};
+
+/// The least time between two polls after which a consumer counts as stuck; never less than its session timeout.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// A Kafka cluster, by its bootstrap addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    bootstrap_servers: String,
+}
+
+/// A client context that puts librdkafka's log where everything else is logged.
+#[derive(Clone, Debug)]
+pub struct LogContext;
+
+impl ClientContext for LogContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if level as i32 <= RDKafkaLogLevel::Warning as i32 {
+            warn!(target: "lazaret::kafka", facility, "{message}");
+        } else {
+            debug!(target: "lazaret::kafka", facility, "{message}");
+        }
+    }
+
+    /// librdkafka logs the same events, with more in them.
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(target: "lazaret::kafka", %error, reason, "client error");
+    }
+}
+
+impl Connection {
+    /// A cluster at these addresses, `host:port` separated by commas.
+    pub fn new(bootstrap_servers: impl Into<String>) -> Self {
+        Self { bootstrap_servers: bootstrap_servers.into() }
+    }
+
+    /// The addresses.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap_servers)
+            .set("client.id", "lazaret")
+            .set("socket.keepalive.enable", "true")
+            // A broker that comes back is found again within a second, not after the default of ten.
+            .set("reconnect.backoff.max.ms", "1000");
+        config
+    }
+
+    /// Settings of a client that only asks questions and belongs to no group.
+    pub fn observer(&self) -> ClientConfig {
+        self.client()
+    }
+
+    /// Settings of a stage's consumer.
+    ///
+    /// librdkafka commits nothing by itself: the engine says what is finished. Only what committed transactions wrote is read.
+    pub fn consumer(&self, group_id: &str, session_timeout: Duration) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group_id)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", session_timeout.as_millis().to_string())
+            .set("max.poll.interval.ms", session_timeout.max(MAX_POLL_INTERVAL).as_millis().to_string())
+            // A coordinator that hangs must not keep a worker from stopping for the default of a minute.
+            .set("socket.timeout.ms", "10000")
+            .set("heartbeat.interval.ms", (session_timeout.as_millis() / 10).clamp(100, 3_000).to_string())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_committed")
+            .set("allow.auto.create.topics", "false")
+            // What librdkafka fetches ahead is not under the engine's own cap on buffered bytes: keep it small.
+            .set("queued.max.messages.kbytes", "16384")
+            // With so small a queue it is full often; the default would then fetch nothing for a second.
+            .set("fetch.queue.backoff.ms", "10")
+            .set("fetch.message.max.bytes", "1048576")
+            // A topic that appears, or gains partitions, is noticed within this time.
+            .set("topic.metadata.refresh.interval.ms", "10000");
+        config
+    }
+
+    /// A producer for what must not get lost: acknowledged by all in-sync replicas, no duplicates by its own retries,
+    /// and each key in the partition where the Java client would put it.
+    ///
+    /// An attempt to deliver is reported as failed after `timeout`.
+    pub fn producer(&self, timeout: Duration) -> KafkaResult<FutureProducer<LogContext>> {
+        self.producer_settings(timeout).create_with_context(LogContext)
+    }
+
+    /// The same, sending each record in a request of its own.
+    ///
+    /// A broker refuses a batch whole when it is too large, as if each record in it were. Only a record that was sent
+    /// alone is known to be too large itself.
+    pub fn producer_of_single_records(&self, timeout: Duration) -> KafkaResult<FutureProducer<LogContext>> {
+        self.producer_settings(timeout).set("batch.num.messages", "1").create_with_context(LogContext)
+    }
+
+    fn producer_settings(&self, timeout: Duration) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", timeout.as_millis().to_string())
+            .set("linger.ms", "2")
+            // Whether a record is too large is for the broker and the topic to say, not for the client's default of 1 MB.
+            .set("message.max.bytes", "100000000")
+            // What waits to be sent is a copy of what the engine holds already.
+            .set("queue.buffering.max.kbytes", "65536");
+        config
+    }
+}

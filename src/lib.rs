@@ -1,0 +1,27 @@
+//! Lazaret gives every Kafka topic a professional error path: retry with backoff, a dead letter topic, classification of
+//! errors and graceful rebalancing, declared in one custom resource.
+//!
+//! # The map
+//!
+//! Imports point one way, downwards; `tests/architecture.rs` keeps it so.
+//!
+//! ```text
+//! main, cli
+//!     │
+//!    dev            everything in one process, for a laptop
+//!     │
+//!   worker          the data plane: one engine, two stages, and its HTTP API
+//!     │
+//! api   kafka       what users write  ·  settings, records and topics of a Kafka client
+//!     │
+//!   domain          the rules, pure: no I/O, no clock, no async
+//! ```
+
+pub mod api;
+pub mod cli;
+pub mod dev;
+pub mod domain;
+pub mod kafka;
+pub mod shutdown;
+pub mod telemetry;
+pub mod worker;

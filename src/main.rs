@@ -1,0 +1,9 @@
+//! The `lazaret` binary; see [`lazaret::cli`] for what it can be asked.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    lazaret::cli::run(lazaret::cli::Cli::parse())
+}

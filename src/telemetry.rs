@@ -1,0 +1,35 @@
+//! Where logs go and what they look like: text for a person, JSON for a pod's log collector.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Default for LogFormat {
+    /// JSON in a pod, else text.
+    fn default() -> Self {
+        if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() { Self::Json } else { Self::Text }
+    }
+}
+
+/// Starts to log to standard error. `RUST_LOG` chooses what, `info` by default.
+pub fn init(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            subscriber.with_target(false).with_ansi(ansi).init();
+        }
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+}

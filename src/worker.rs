@@ -1,0 +1,154 @@
+//! The data plane: one engine, which runs either stage of a pipeline.
+//!
+//! A record passes these rooms in this order and never goes back:
+//!
+//! ```text
+//! source ──► gate ──► lane ──► processor ──► decide ──► settle ──► offsets
+//!            (retry stage: hold until due)               (write where needed, then finish)
+//! ```
+//!
+//! `source` is the only thread that touches the consumer, `group` serves its rebalances, `partition` is the task of one
+//! assigned partition, and `settle` is the only place that finishes an offset. The rules that they follow are in
+//! [`crate::domain`].
+
+pub mod clock;
+mod context;
+mod fail;
+mod group;
+pub mod http;
+pub mod load;
+pub mod metrics;
+mod partition;
+pub mod process;
+pub mod processor;
+mod settle;
+mod source;
+mod work;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::domain::envelope::Scribe;
+use crate::domain::pipeline::Pipeline;
+use crate::domain::provenance::Stage;
+use crate::kafka::connection::Connection;
+use context::Context;
+use fail::FailOnPanic;
+use group::Group;
+use metrics::StageMetrics;
+use processor::{ClientError, FaultSwitch, Processor};
+use settle::Settle;
+use source::Source;
+use writer::Writer;
+
+/// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+
+/// A stage of a pipeline that runs in this process. It is told to stop when this is dropped.
+pub struct Worker {
+    stop: DropGuard,
+    failed: CancellationToken,
+    drain_timeout: Duration,
+    source_ended: oneshot::Receiver<()>,
+    settle: JoinHandle<()>,
+}
+
+/// What a [`Worker`] is made of.
+pub struct WorkerSettings {
+    /// The pipeline.
+    pub pipeline: Arc<Pipeline>,
+    /// Which of its stages to run.
+    pub stage: Stage,
+    /// Where its Kafka is.
+    pub connection: Connection,
+    /// Makes attempts fail while it is on.
+    pub fault: FaultSwitch,
+    /// What is counted.
+    pub metrics: Arc<StageMetrics>,
+    /// The name of this process, for dead letters.
+    pub name: String,
+}
+
+/// Why a worker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The processor cannot be called.
+    #[error("{pipeline}: {source}")]
+    Processor {
+        /// The pipeline.
+        pipeline: String,
+        /// Why.
+        source: ClientError,
+    },
+    /// librdkafka refuses a setting, or has no resources.
+    #[error("the Kafka client could not be made")]
+    Kafka(#[from] KafkaError),
+    /// The system has no thread left.
+    #[error("the source thread could not be started")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Worker {
+    /// Starts to work. A cluster that cannot be reached is no error: the worker keeps trying.
+    ///
+    /// It must be called within a tokio runtime, which then runs the partitions.
+    pub fn start(settings: WorkerSettings) -> Result<Self, StartError> {
+        let WorkerSettings { pipeline, stage, connection, fault, metrics, name } = settings;
+        let failed = |source| StartError::Processor { pipeline: pipeline.name.clone(), source };
+        let processor = Processor::new(&pipeline.processor, fault).map_err(failed)?;
+        let scribe = Scribe {
+            pipeline: pipeline.name.clone(),
+            stage,
+            worker: name,
+            format: pipeline.dead_letter_format,
+            stack_trace_max_bytes: pipeline.stack_trace_max_bytes,
+        };
+        let writer = Writer::new(&connection, scribe, pipeline.retry.topic.clone())?;
+        let (to_settle, inbox) = mpsc::unbounded_channel();
+        let (commits_in, commits_out) = std_mpsc::channel();
+        let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
+        let settle = Settle::new(writer, metrics.clone(), inbox, commits_in);
+        let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
+        let drain_timeout = pipeline.drain_timeout;
+        let context = Context::new(pipeline.clone(), stage, processor, metrics, to_settle, failed.clone());
+        let context = Arc::new(context);
+        let group = Group::new(context.clone(), Handle::current());
+        let source = pipeline.source(stage);
+        let consumer: BaseConsumer<Group> =
+            connection.consumer(&source.group_id, pipeline.session_timeout).create_with_context(group)?;
+        consumer.subscribe(&[&source.topic])?;
+        let reader = Source::new(consumer, context, commits_out, stop.clone());
+        let (ended, source_ended) = oneshot::channel();
+        std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || {
+            reader.run();
+            // Nobody waits when the worker was dropped.
+            let _ = ended.send(());
+        })?;
+        Ok(Self { stop: stop.drop_guard(), failed, drain_timeout, source_ended, settle })
+    }
+
+    /// Waits until the stage cannot go on, which only a defect or a fatal error of the client brings about.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Finishes what was started, commits, and leaves the group. Returns whether it came to an end in time.
+    pub async fn stop(self) -> bool {
+        drop(self.stop);
+        let ended = async {
+            // Each only fails when it panicked, which was reported when it happened.
+            let source = self.source_ended.await;
+            source.is_ok() && self.settle.await.is_ok()
+        };
+        tokio::time::timeout(self.drain_timeout + STOP_GRACE, ended).await.unwrap_or(false)
+    }
+}

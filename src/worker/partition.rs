@@ -1,0 +1,253 @@
+//! One assigned partition: from the gate to the decision.
+//!
+//! Each partition is a task of its own, so a slow one holds up no other. The task owns what waits and what runs; when it
+//! is told to stop it starts nothing more and waits for what runs. Records that it has not settled by then stay in
+//! flight, and whoever gets the partition next reads them again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::clock;
+use super::context::Context;
+use super::fail::FailOnPanic;
+use super::load::Load;
+use super::work::{AssignmentId, Destination, Route, ToSettle, Work};
+use crate::domain::decide::{Decision, Situation, decide};
+use crate::domain::due_queue::DueQueue;
+use crate::domain::failure::{Failure, Outcome};
+use crate::domain::lane::{LaneId, Lanes};
+use crate::domain::offsets::{Begun, Offsets};
+
+/// The task of one assigned partition.
+pub(super) struct Partition {
+    context: Arc<Context>,
+    id: AssignmentId,
+    inbox: mpsc::UnboundedReceiver<Vec<Work>>,
+    stop: CancellationToken,
+    offsets: Arc<Mutex<Offsets>>,
+    load: Arc<Load>,
+    gate: DueQueue<Work>,
+    lanes: Lanes<Work>,
+    calls: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Settled since the last [`flush`](Self::flush).
+    finished: Vec<i64>,
+    routes: Vec<Route>,
+}
+
+/// An attempt that ended, or was given up before it started when there is no outcome.
+struct Ended {
+    work: Work,
+    lane: Option<LaneId>,
+    outcome: Option<Outcome>,
+}
+
+impl Partition {
+    pub fn new(
+        context: Arc<Context>,
+        id: AssignmentId,
+        inbox: mpsc::UnboundedReceiver<Vec<Work>>,
+        stop: CancellationToken,
+        offsets: Arc<Mutex<Offsets>>,
+        load: Arc<Load>,
+    ) -> Self {
+        Self {
+            context,
+            id,
+            inbox,
+            stop,
+            offsets,
+            load,
+            gate: DueQueue::default(),
+            lanes: Lanes::default(),
+            calls: FuturesUnordered::new(),
+            finished: vec![],
+            routes: vec![],
+        }
+    }
+
+    /// Runs until it is told to stop, and then until what runs has ended.
+    pub async fn run(mut self) {
+        let _fail_on_panic = FailOnPanic(self.context.failed.clone());
+        loop {
+            self.start_what_may();
+            self.flush();
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                Some(ended) = self.calls.next(), if !self.calls.is_empty() => self.end(ended),
+                batch = self.inbox.recv() => match batch {
+                    Some(batch) => self.admit(batch),
+                    None => break,
+                },
+                () = clock::until(self.gate.next_due()) => {}
+            }
+        }
+        self.gate = DueQueue::default();
+        self.lanes.clear();
+        while let Some(ended) = self.calls.next().await {
+            self.end(ended);
+            self.flush();
+        }
+    }
+
+    /// Takes in what was read, but for what is known already.
+    fn admit(&mut self, batch: Vec<Work>) {
+        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        for work in batch {
+            if offsets.begin(work.record.offset) == Begun::Known {
+                self.context.metrics.skipped.inc();
+                continue;
+            }
+            match work.past.due {
+                Some(due) => self.gate.push(due, work),
+                None => admit_to_lane(&self.context, &mut self.lanes, work),
+            }
+        }
+    }
+
+    fn start_what_may(&mut self) {
+        if !self.gate.is_empty() {
+            let now = clock::now();
+            while let Some((_, work)) = self.gate.pop_due(now) {
+                admit_to_lane(&self.context, &mut self.lanes, work);
+            }
+        }
+        while self.calls.len() < self.context.pipeline.max_in_flight
+            && !self.stop.is_cancelled()
+            && let Some((lane, work)) = self.lanes.take_ready()
+        {
+            match self.context.processor.call_now(&work.record) {
+                Some(outcome) => {
+                    note_lateness(&self.context, &work);
+                    self.conclude(work, lane, outcome);
+                }
+                None => self.call(work, lane, Duration::ZERO),
+            }
+        }
+        self.load.set_pending(self.gate.len(), self.gate.next_due());
+    }
+
+    /// Starts an attempt after a pause, as soon as a permit is free.
+    fn call(&mut self, work: Work, lane: Option<LaneId>, pause: Duration) {
+        let (context, stop) = (self.context.clone(), self.stop.clone());
+        let attempt = async move {
+            let permitted = async {
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                context.permits.acquire().await
+            };
+            let permit = tokio::select! {
+                biased;
+                () = stop.cancelled() => None,
+                permit = permitted => permit.ok(),
+            };
+            let Some(_permit) = permit else { return Ended { work, lane, outcome: None } };
+            note_lateness(&context, &work);
+            let _in_flight = InFlight::new(&context);
+            let outcome = context.processor.call(&work.record, &work.past).await;
+            Ended { work, lane, outcome: Some(outcome) }
+        };
+        self.calls.push(attempt.boxed());
+    }
+
+    fn end(&mut self, ended: Ended) {
+        // Without an outcome the record stays in flight; its lane stays taken, but nothing starts any more.
+        if let Some(outcome) = ended.outcome {
+            self.conclude(ended.work, ended.lane, outcome);
+        }
+    }
+
+    /// Decides what becomes of a record, and lets the next one in its lane start unless it stays.
+    fn conclude(&mut self, work: Work, lane: Option<LaneId>, outcome: Outcome) {
+        let failure = match outcome {
+            Outcome::Failed(failure) => failure,
+            Outcome::Done | Outcome::Dropped => return self.finish(work, lane, &outcome),
+        };
+        self.context.metrics.failed_attempts.inc();
+        let now = clock::now();
+        let policy = &self.context.pipeline.policy;
+        let first_failure = work.past.first_failure;
+        let work = Work { past: work.past.after_failure(now), ..work };
+        let attempts = work.past.attempts;
+        let ruling = policy.ruling(&work.record, &failure, attempts);
+        let situation = Situation { attempts, first_failure, now, sample: rand::random() };
+        let to = match decide(&failure, policy, ruling, situation) {
+            Decision::RetryInPlace { delay } => {
+                log_retry_in_place(&work, &failure, ruling.max_attempts, delay);
+                return self.call(work, lane, delay);
+            }
+            Decision::Retry { due } => Destination::Retry { due, max_attempts: ruling.max_attempts },
+            Decision::DeadLetter { reason } => Destination::DeadLetter { reason },
+        };
+        let dead_letter_topic = ruling.dead_letter_topic.clone();
+        self.routes.push(Route { work, failure, failed_at: now, to, dead_letter_topic });
+        self.lanes.release(lane);
+    }
+
+    fn finish(&mut self, work: Work, lane: Option<LaneId>, outcome: &Outcome) {
+        match outcome {
+            Outcome::Dropped => self.context.metrics.dropped.inc(),
+            _ => self.context.metrics.processed.inc(),
+        };
+        if work.past.attempts > 0 {
+            let (topic, offset) = (&*work.past.origin.topic, work.past.origin.offset);
+            let attempt = work.past.attempts + 1;
+            info!(topic, partition = work.past.origin.partition, offset, attempt, "attempt succeeded after Retry");
+        }
+        self.finished.push(work.record.offset);
+        self.lanes.release(lane);
+    }
+
+    fn flush(&mut self) {
+        if self.finished.is_empty() && self.routes.is_empty() {
+            return;
+        }
+        let (finished, routes) = (std::mem::take(&mut self.finished), std::mem::take(&mut self.routes));
+        self.context.settle(ToSettle::Settled { assignment: self.id, finished, routes });
+    }
+}
+
+fn admit_to_lane(context: &Context, lanes: &mut Lanes<Work>, work: Work) {
+    let lane = context.pipeline.ordering.lane_of(work.record.key.as_deref());
+    lanes.admit(lane, work);
+}
+
+fn note_lateness(context: &Context, work: &Work) {
+    if let Some(due) = work.past.due {
+        context.metrics.observe_lateness(clock::now().since(due));
+    }
+}
+
+fn log_retry_in_place(work: &Work, failure: &Failure, max_attempts: u32, delay: Duration) {
+    let (topic, partition, offset) = (&*work.record.topic, work.record.partition, work.record.offset);
+    let (attempt, error_type) = (work.past.attempts, &*failure.error_type);
+    info!(topic, partition, offset, attempt, max_attempts, error_type, ?delay, "attempt failed, Retry in place");
+}
+
+/// A call under way, for the gauge and the histogram.
+struct InFlight<'a> {
+    context: &'a Context,
+    began: Instant,
+}
+
+impl<'a> InFlight<'a> {
+    fn new(context: &'a Context) -> Self {
+        context.metrics.in_flight.inc();
+        Self { context, began: Instant::now() }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.context.metrics.in_flight.dec();
+        self.context.metrics.attempt_duration.observe(self.began.elapsed().as_secs_f64());
+    }
+}

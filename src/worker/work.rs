@@ -1,0 +1,68 @@
+//! What passes from room to room.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::load::{Charge, Load};
+use crate::domain::decide::Reason;
+use crate::domain::failure::Failure;
+use crate::domain::offsets::Offsets;
+use crate::domain::provenance::Provenance;
+use crate::domain::record::Record;
+use crate::domain::time::Timestamp;
+
+/// A record on its way through the rooms.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub record: Record,
+    /// Its past before the next attempt.
+    pub past: Provenance,
+    /// The memory that it takes, until this is dropped.
+    pub _charge: Charge,
+}
+
+/// One assignment of one partition. A partition that is revoked and comes back is another assignment, so that nothing
+/// left over from the first can touch the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct AssignmentId(pub u64);
+
+/// What the settle loop is told.
+pub(super) enum ToSettle {
+    /// A partition was assigned.
+    Assigned { assignment: AssignmentId, partition: i32, offsets: Arc<Mutex<Offsets>>, load: Arc<Load> },
+    /// Records of it are done, or go on to another topic.
+    Settled { assignment: AssignmentId, finished: Vec<i64>, routes: Vec<Route> },
+    /// It is to be given up once everything on its way is written, or at the deadline. The answer is what may be
+    /// committed, `None` when nothing is known.
+    Release { assignment: AssignmentId, deadline: Instant, reply: oneshot::Sender<Option<Commit>> },
+}
+
+/// A record that failed, and where it goes.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// The record; its past includes the failure.
+    pub work: Work,
+    pub failure: Failure,
+    pub failed_at: Timestamp,
+    pub to: Destination,
+    /// Where it goes when it is given up.
+    pub dead_letter_topic: Arc<str>,
+}
+
+/// Where a failed record goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Destination {
+    Retry { due: Timestamp, max_attempts: u32 },
+    DeadLetter { reason: Reason },
+}
+
+/// What may be committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub assignment: AssignmentId,
+    pub partition: i32,
+    pub offset: i64,
+    pub metadata: String,
+}

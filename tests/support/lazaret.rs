@@ -1,0 +1,132 @@
+//! The binary, as a user runs it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::DEADLINE;
+
+/// A running `lazaret`. It is killed when this is dropped.
+pub struct Lazaret {
+    child: Child,
+    output: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Lazaret {
+    pub fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lazaret"))
+            .args(args)
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = collect(child.stdout.take().unwrap());
+        let log = collect(child.stderr.take().unwrap());
+        Self { child, output, log }
+    }
+
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The lines of the log that hold all of the words, as with one `grep` after the other.
+    pub fn grep(&self, words: &[&str]) -> Vec<String> {
+        let log = self.log();
+        log.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
+    }
+
+    /// Waits until the output or the log has `text`, and returns the rest of that line.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let began = Instant::now();
+        loop {
+            for all in [self.output(), self.log()] {
+                if let Some((_, rest)) = all.split_once(text)
+                    && let Some((line, _)) = rest.split_once('\n')
+                {
+                    return line.to_owned();
+                }
+            }
+            let ended = self.child.try_wait().unwrap();
+            let (output, log) = (self.output(), self.log());
+            assert!(ended.is_none(), "it ended with {ended:?} before it said {text:?}\n{output}\n{log}");
+            assert!(began.elapsed() < DEADLINE, "it never said {text:?}\n{output}\n{log}");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < DEADLINE, "it does not end\n{}", self.log());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.ended()
+    }
+}
+
+impl Drop for Lazaret {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- output of lazaret\n{}--- log of lazaret\n{}", self.output(), self.log());
+        }
+    }
+}
+
+fn collect(stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let into = text.clone();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stream);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    });
+    text
+}
+
+/// Runs it to its end.
+pub fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_lazaret")).args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// Runs a command line in bash, as a reader of the exercises would type it.
+pub fn bash(line: &str) -> String {
+    let output = Command::new("bash").args(["-c", line]).output().unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The stats page.
+pub fn stats(api: &str) -> Value {
+    serde_json::from_str(&bash(&format!("curl -sf {api}/api/v1/stats"))).unwrap()
+}

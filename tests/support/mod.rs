@@ -1,0 +1,83 @@
+//! What several test files need: a broker, records in and out of it, the binary as a user runs it, and waiting.
+#![allow(dead_code)] // each test file uses its own part of this
+
+pub mod engine;
+pub mod lazaret;
+pub mod pipeline;
+pub mod processor;
+pub mod topics;
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ::lazaret as lazaret_lib;
+use lazaret_lib::kafka::connection::Connection;
+use lazaret_lib::kafka::embedded::EmbeddedBroker;
+use lazaret_lib::kafka::topics::create_missing;
+
+/// How long a test waits for what must happen. Nothing should take nearly as long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The real Kafka of the tests. It is started when nobody has done so.
+pub fn kafka() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        std::env::var("LAZARET_TEST_KAFKA").unwrap_or_else(|_| {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/kafka/up.sh");
+            let output = Command::new(script).output().expect("tests/bed/kafka/up.sh can be run");
+            assert!(output.status.success(), "no Kafka: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        })
+    })
+}
+
+/// A broker that a test runs on.
+pub enum Broker {
+    /// librdkafka's mock cluster, as `lazaret dev` embeds it.
+    Embedded(EmbeddedBroker),
+    /// Apache Kafka.
+    Kafka,
+}
+
+impl Broker {
+    /// Both kinds: what holds on one must hold on the other.
+    pub fn both() -> [Self; 2] {
+        [Self::Embedded(EmbeddedBroker::start().unwrap()), Self::Kafka]
+    }
+
+    pub fn address(&self) -> String {
+        match self {
+            Self::Embedded(broker) => broker.connection().bootstrap_servers().to_owned(),
+            Self::Kafka => kafka().to_owned(),
+        }
+    }
+
+    /// Makes the topics of a pipeline.
+    pub async fn create_topics(&self, pipeline: &lazaret_lib::domain::pipeline::Pipeline) {
+        match self {
+            Self::Embedded(broker) => pipeline.topics.iter().for_each(|plan| broker.create_topic(plan).unwrap()),
+            Self::Kafka => create_missing(&Connection::new(kafka()), &pipeline.topics).await.unwrap(),
+        }
+    }
+}
+
+/// A name that no other test uses, in this run or another on the same broker.
+pub fn unique(name: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    format!("{name}-{:x}-{now:x}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits until `probe` has an answer, and says what was awaited when it never has.
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = probe().await {
+            return answer;
+        }
+        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}

@@ -1,0 +1,107 @@
+//! A user's HTTP endpoint that does what each record tells it to, and remembers every call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// One call, as the endpoint saw it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub headers: HashMap<String, String>,
+    pub body: Vec<u8>,
+    /// Epoch milliseconds.
+    pub began: i64,
+    pub ended: i64,
+    /// Calls of the same `key` that were under way when this one began.
+    pub beside: usize,
+}
+
+impl Call {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    pub fn id(&self) -> String {
+        self.json()["id"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn attempt(&self) -> u32 {
+        self.headers["lazaret-attempt"].parse().unwrap()
+    }
+}
+
+/// A running endpoint. A record is a JSON object:
+/// `id`, `key` (for `Call::beside`), `answers` (a status for each attempt, the last one from then on; 200 by default),
+/// `pauseMs` (before the answer), `hold` (no answer before [`Endpoint::let_go`]).
+pub struct Endpoint {
+    pub url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    calls: Mutex<Vec<Call>>,
+    running: Mutex<HashMap<String, usize>>,
+    held: watch::Sender<bool>,
+}
+
+impl Endpoint {
+    pub async fn start() -> Self {
+        let (held, _) = watch::channel(true);
+        let shared = Arc::new(Shared { calls: Mutex::default(), running: Mutex::default(), held });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/orders", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(shared.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, shared }
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.shared.calls.lock().unwrap().clone()
+    }
+
+    pub fn calls_of(&self, id: &str) -> Vec<Call> {
+        self.calls().into_iter().filter(|call| call.id() == id).collect()
+    }
+
+    /// Answers every call that is held, and all later ones.
+    pub fn let_go(&self) {
+        self.shared.held.send_replace(false);
+    }
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let began = now();
+    let order: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let text = |name: &str| order[name].as_str().unwrap_or_default().to_owned();
+    let headers: HashMap<_, _> =
+        headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect();
+    let attempt: usize = headers.get("lazaret-attempt").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let beside = {
+        let mut running = shared.running.lock().unwrap();
+        let count = running.entry(text("key")).or_default();
+        *count += 1;
+        *count - 1
+    };
+    tokio::time::sleep(Duration::from_millis(order["pauseMs"].as_u64().unwrap_or(0))).await;
+    if order["hold"].as_bool().unwrap_or(false) {
+        let _ = shared.held.subscribe().wait_for(|held| !held).await;
+    }
+    *shared.running.lock().unwrap().entry(text("key")).or_default() -= 1;
+    let call = Call { headers, body: body.to_vec(), began, ended: now(), beside };
+    shared.calls.lock().unwrap().push(call);
+    let answers = order["answers"].as_array().cloned().unwrap_or_default();
+    let status = answers.get(attempt - 1).or(answers.last()).and_then(Value::as_u64).unwrap_or(200);
+    StatusCode::from_u16(u16::try_from(status).unwrap()).unwrap()
+}
+
+pub fn now() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}

@@ -1,0 +1,137 @@
+//! Records into topics and out of them, with clients that know nothing of Lazaret.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::DEADLINE;
+
+/// A record as somebody else reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp: i64,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().rfind(|(n, _)| n == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(self.value.as_deref().unwrap()).unwrap()
+    }
+}
+
+pub fn producer(address: &str) -> FutureProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address).set("partitioner", "murmur2_random").set("linger.ms", "5");
+    config.set("message.max.bytes", "10000000").set("acks", "all");
+    config.create().unwrap()
+}
+
+/// Writes one record and returns where it went.
+pub async fn write(
+    producer: &FutureProducer,
+    topic: &str,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: Option<OwnedHeaders>,
+) -> (i32, i64) {
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic);
+    (record.key, record.payload, record.headers) = (key, value, headers);
+    let delivery = producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error).unwrap();
+    (delivery.partition, delivery.offset)
+}
+
+/// Writes a value to one partition.
+pub async fn write_to(producer: &FutureProducer, topic: &str, partition: i32, value: &[u8]) {
+    let record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic).partition(partition).payload(value);
+    producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error).unwrap();
+}
+
+/// Every record that a topic holds now, in the order of its partitions, as a read_committed reader sees it.
+pub fn read_all(address: &str, topic: &str) -> Vec<Seen> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", address)
+        .set("group.id", "the-tests-read-without-committing")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .create()
+        .unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).unwrap();
+    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
+    let mut list = TopicPartitionList::new();
+    for partition in &partitions {
+        list.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let (mut seen, mut ended, began) = (BTreeMap::new(), 0, Instant::now());
+    while ended < partitions.len() {
+        assert!(began.elapsed() < DEADLINE, "could not read {topic} to its end");
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                let record = copy(&message);
+                seen.insert((record.partition, record.offset), record);
+            }
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+            Some(Err(_)) | None => {}
+        }
+    }
+    seen.into_values().collect()
+}
+
+fn copy(message: &impl Message) -> Seen {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        let copy = |h: rdkafka::message::Header<'_, &[u8]>| (h.key.to_owned(), h.value.map(<[u8]>::to_vec));
+        // Not `iter()`: it ends at the first null value.
+        (0..headers.count()).map(|index| copy(headers.get(index))).collect()
+    });
+    Seen {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers,
+    }
+}
+
+/// What a group has committed, with its metadata, for each partition of a topic.
+pub fn committed(address: &str, group: &str, topic: &str) -> BTreeMap<i32, (i64, String)> {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", address).set("group.id", group).create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition(topic, partition.id());
+    }
+    let committed = consumer.committed_offsets(list, DEADLINE).unwrap();
+    let known = committed.elements().into_iter().filter_map(|element| match element.offset() {
+        Offset::Offset(offset) => Some((element.partition(), (offset, element.metadata().to_owned()))),
+        _ => None,
+    });
+    known.collect()
+}
+
+/// Commits offsets for a group that nobody is a member of.
+pub fn commit(address: &str, group: &str, topic: &str, partition: i32, offset: i64, metadata: &str) {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", address).set("group.id", group).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    let mut element = list.add_partition(topic, partition);
+    element.set_offset(Offset::Offset(offset)).unwrap();
+    element.set_metadata(metadata);
+    consumer.commit(&list, rdkafka::consumer::CommitMode::Sync).unwrap();
+}

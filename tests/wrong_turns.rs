@@ -1,0 +1,127 @@
+//! What a user gets who takes a wrong turn: one clear line and exit code 2, or an answer that says what is awaited.
+
+mod support;
+
+use support::eventually;
+use support::lazaret::{Lazaret, bash, run};
+use support::pipeline::yaml;
+
+const RULES: &str = "processor: {rules: [{when: value.amount < 0, error: E}]}";
+
+/// Runs `lazaret dev` on files that it must refuse, and returns the one line that it says.
+fn refused(files: &[String]) -> String {
+    let folder = std::env::temp_dir().join(support::unique("wrong"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let paths: Vec<String> = files
+        .iter()
+        .enumerate()
+        .map(|(n, text)| {
+            let path = folder.join(format!("{n}.yaml")).display().to_string();
+            std::fs::write(&path, text).unwrap();
+            path
+        })
+        .collect();
+    let args: Vec<&str> = std::iter::once("dev").chain(paths.iter().map(String::as_str)).collect();
+    let (code, output, error) = run(&args);
+    assert_eq!(code, Some(2), "{error}");
+    assert_eq!(output, "");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    error
+}
+
+#[test]
+fn an_unknown_field_is_named_with_its_line() {
+    let error = refused(&[yaml("orders", &format!("{RULES}\nretry:\n  maxAttemps: 3"))]);
+    assert!(error.contains("0.yaml:10: spec.retry.maxAttemps: unknown field, did you mean `maxAttempts`?"), "{error}");
+}
+
+#[test]
+fn a_longest_delay_below_the_first_one_is_refused() {
+    let error = refused(&[yaml("orders", &format!("{RULES}\nretry: {{initialDelay: 10s, maxDelay: 1s}}"))]);
+    assert!(error.contains("spec.retry.maxDelay") && error.contains("initialDelay"), "{error}");
+}
+
+#[test]
+fn an_expression_that_does_not_compile_is_named() {
+    let error = refused(&[yaml("orders", "processor: {rules: [{when: 'value.amount <', error: E}]}")]);
+    assert!(error.contains("spec.processor.rules[0].when"), "{error}");
+}
+
+#[test]
+fn two_pipelines_on_one_topic_are_refused_by_name() {
+    let pipeline = |name| yaml(name, &format!("topic: {{name: orders}}\n{RULES}"));
+    let error = refused(&[pipeline("one"), pipeline("two")]);
+    assert!(error.contains("`one` and `two` both use the topic `orders`"), "{error}");
+}
+
+#[test]
+fn what_is_no_pipeline_is_refused() {
+    assert!(refused(&["kind: ConfigMap\napiVersion: v1\n".into()]).contains("ConfigMap"));
+    assert!(refused(&["{".into()]).contains("0.yaml"));
+    assert!(refused(&[String::new()]).contains("no ErrorHandlingPipeline in this file"));
+    let (code, _, error) = run(&["dev", "no-such-file.yaml"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("no-such-file.yaml"), "{error}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders.yaml");
+    let (code, _, error) = run(&["dev", example, "--listen", &address]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
+}
+
+#[test]
+fn pipelines_on_different_kafkas_are_not_run_by_one_worker() {
+    let folder = std::env::temp_dir().join(support::unique("kafkas"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = |name: &str, address: &str| {
+        let path = folder.join(name).display().to_string();
+        std::fs::write(&path, yaml(name, RULES).replace("localhost:9092", address)).unwrap();
+        path
+    };
+    let (one, two) = (path("one", "here:9092"), path("two", "there:9092"));
+    let (code, _, error) = run(&["worker", "--stage", "main", "--file", &one, "--file", &two]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("not all on one Kafka"), "{error}");
+}
+
+#[test]
+fn a_worker_without_a_kafka_is_refused() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders.yaml");
+    let (code, _, error) = run(&["worker", "--stage", "main", "--file", example]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--bootstrap-servers"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_cannot_be_reached_is_named_and_tried_again() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders.yaml");
+    let worker = ["worker", "--stage", "main", "--file", example, "--bootstrap-servers", &free];
+    for command in [["dev", example, "--bootstrap-servers", &free].as_slice(), &worker] {
+        let mut lazaret = Lazaret::start(&[command, &["--listen", "127.0.0.1:0"]].concat());
+        let api = lazaret.wait_for("listening address=");
+        lazaret.wait_for(&format!("Kafka cannot be reached, trying again address=\"{free}\""));
+        let unready = bash(&format!("curl -s -o /dev/null -w '%{{http_code}}' http://{api}/readyz"));
+        assert_eq!(unready, "503");
+        assert!(bash(&format!("curl -s http://{api}/readyz")).contains(&free), "the address is named");
+        assert_eq!(bash(&format!("curl -s -o /dev/null -w '%{{http_code}}' http://{api}/healthz")), "200");
+        assert!(lazaret.stop().success(), "it stops when it is asked to, Kafka or not");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_comes_with_the_broker() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders.yaml");
+    let mut lazaret = Lazaret::start(&["dev", example, "--listen", "127.0.0.1:0"]);
+    let api = lazaret.wait_for("listening address=");
+    let ready = async || {
+        let code = bash(&format!("curl -s -o /dev/null -w '%{{http_code}}' http://{api}/readyz"));
+        (code == "200").then_some(())
+    };
+    eventually("it is ready", ready).await;
+}
