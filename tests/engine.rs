@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::engine::Engine;
 use support::pipeline::pipeline;
 use support::processor::Endpoint;
-use support::topics::{Seen, commit, committed, producer, read_all, write};
+use support::topics::{Seen, commit, committed, producer, read_all, write, write_to};
 use support::{Broker, eventually, unique};
 
 const RULES: &str = "
@@ -353,7 +353,9 @@ async fn a_backlog_beyond_the_memory_cap_waits_in_kafka_and_then_flows_without_a
     let writes = (0..1_200).map(|n| {
         let (producer, topic) = (&producer, &pipeline.main.topic);
         let value = json!({"id": n.to_string(), "hold": true, "padding": padding}).to_string();
-        async move { write(producer, topic, None, Some(value.as_bytes()), None).await }
+        // In turn: a producer that may choose stays with one partition for a while, and the other may get too little to
+        // fill its share of the cap.
+        async move { write_to(producer, topic, n % 2, value.as_bytes()).await }
     });
     futures::future::join_all(writes).await;
     let engine = Engine::start(&broker.address(), &pipeline).await;
