@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench kill-test lint crds clean
+.PHONY: help demo test bench kill-test bed bed-up bed-down lint crds clean
 
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
@@ -25,6 +25,17 @@ kill-test: ## kill a worker again and again under load, and count every record a
 	@scripts/needs.sh test
 	scripts/with-kafka.sh cargo test --release --locked --test kill -- --nocapture
 
+bed: ## build the Kubernetes cluster of the tests, with Kafka and Strimzi's CRDs
+	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
+	@tests/bed/build.sh
+
+bed-up: ## start it; BED_BROKERS=3 and BED_STRIMZI=v1beta2 make it another one
+	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
+	@tests/bed/up.sh
+
+bed-down: ## stop it, and leave nothing of it but what was built
+	@tests/bed/down.sh
+
 lint: ## check format, lints and documentation
 	@scripts/needs.sh build
 	cargo fmt --all --check
@@ -37,6 +48,7 @@ crds: ## write the CRD anew from the Rust types
 	cargo run --quiet --locked -- crds > target/crd.yaml # by way of target: a failure leaves the old file whole
 	mv target/crd.yaml $(CRD)
 
-clean: ## remove what was built, and the tests' Kafka node with its data
+clean: ## remove what was built, and the tests' Kafka and Kubernetes nodes with their data
 	cargo clean
+	tests/bed/down.sh
 	tests/bed/kafka/down.sh --wipe

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# needs.sh build|test: see that the system has what a build or the tests need; silent if it has.
+# needs.sh build|test|bed: see that the system has what a build, the tests or their cluster need; silent if it has.
 # Root on a Debian-like system gets the missing packages installed, everybody else is told which they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -51,8 +51,29 @@ case ${1:-} in
     has kcat || need kcat kcat
     { has flock && has setsid; } || need flock util-linux
     ;;
+  bed)
+    if [[ $(uname -s) != Linux ]] || ((EUID != 0)); then
+      echo "the cluster of the tests is made of namespaces and cgroups, by root on Linux; E2E_CONTEXT=<kubeconfig context> runs" \
+        "the same tests on a cluster that you have" >&2
+      exit 1
+    fi
+    # Go fetches the toolchain that go.mod names, if it is itself of the first version that can.
+    if ! has go || ! at_least 1.21 "$(go env GOVERSION | tr -d go)"; then
+      echo "missing: Go 1.21 or newer — see https://go.dev/doc/install" >&2
+      exit 1
+    fi
+    has containerd || need containerd containerd
+    has runc || need runc runc
+    [[ -e /usr/lib/cni/bridge || -e /opt/cni/bin/bridge ]] || need bridge containernetworking-plugins
+    has conntrack || need conntrack conntrack
+    has iptables || need iptables iptables
+    has ip || need ip iproute2
+    has openssl || need openssl openssl
+    # Only for its Java, where the system has none that is new enough for Strimzi 1.x.
+    has pip3 || need pip3 python3-pip
+    ;;
   *)
-    echo "usage: needs.sh build|test" >&2
+    echo "usage: needs.sh build|test|bed" >&2
     exit 2
     ;;
 esac

@@ -10,50 +10,25 @@ source "$(dirname "${BASH_SOURCE[0]}")/node.sh"
 
 port=${LAZARET_KAFKA_PORT:-19092}
 heap=${LAZARET_KAFKA_HEAP:-512m}
-lib=$root/$(sha256sum "$bed/pom.xml" | cut -c1-12)/lib
+lib=$("$bed/jars.sh")
 # The node lives for minutes: the second compiler would cost more processor time at the start than it saves later.
-jvm=(java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "-Dlog4j2.configurationFile=$node/log4j2.properties" -cp "$lib/*")
-
-# Into a directory beside and renamed at the end: an interrupted download is never taken for a whole one.
-resolve_jars() {
-  local part=$lib.part
-  rm -rf "$part"
-  mkdir -p "$part"
-  mvn -q -B -f "$bed/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
-    -DincludeScope=runtime -DoutputDirectory="$part" >&2
-  mv "$part" "$lib"
-}
+jvm=(java -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "-Dlog4j2.configurationFile=$bed/log4j2.properties" -cp "$lib/*")
 
 configure() {
   mkdir -p "$node"
-  cat >"$node/log4j2.properties" <<'P'
-rootLogger.level=INFO
-rootLogger.appenderRefs=out
-rootLogger.appenderRef.out.ref=out
-appender.out.type=Console
-appender.out.name=out
-appender.out.layout.type=PatternLayout
-appender.out.layout.pattern=%d %p %c{1}: %m%n
-P
-  # Kafka's defaults, but for what one node cannot give (three replicas), what makes tests slow (the delay of the first
-  # rebalance, 50 partitions of each internal topic, 128 MB for the cleaner) and what hides their mistakes (auto-create).
-  cat >"$node/server.properties" <<P
-process.roles=broker,controller
+  {
+    cat "$bed/common.properties"
+    cat <<P
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$((port + 1))
-controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1))
 advertised.listeners=PLAINTEXT://127.0.0.1:$port
 log.dirs=$node/data
-auto.create.topics.enable=false
-group.initial.rebalance.delay.ms=0
-offsets.topic.num.partitions=3
 offsets.topic.replication.factor=1
-transaction.state.log.num.partitions=3
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
-log.cleaner.dedupe.buffer.size=8388608
 P
+  } >"$node/server.properties"
 }
 
 # The mark is set last, so that a format that was interrupted is done again. The cluster's id may be any, but must stay.
@@ -99,7 +74,6 @@ give_up() {
 
 lock_node
 if ! node_runs; then
-  [[ -d $lib ]] || resolve_jars
   rm -f "$node/pid"
   configure
   [[ -e $node/formatted ]] || format

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# up.sh: have the box run: a Kubernetes node with its control plane, Kafka, and Strimzi's side of both. It may be called at
+# any time, also by several processes at once: what runs is left alone, what has died is started again.
+#   BED_BROKERS (1, or what runs)      1 or 3 Kafka brokers
+#   BED_STRIMZI (v1, or what runs)     v1 or v1beta2: the API version that Strimzi serves
+#   BED_RESYNC (120s)                  the time between two full looks of the topic operator
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=parts.sh
+source "$bed/parts.sh"
+# shellcheck source=box.sh
+source "$bed/box.sh"
+# shellcheck source=config.sh
+source "$bed/config.sh"
+# shellcheck source=kafka/box.sh
+source "$bed/kafka/box.sh"
+# shellcheck source=strimzi/objects.sh
+source "$bed/strimzi/objects.sh"
+
+"$bed/build.sh"
+lock
+begin=${EPOCHREALTIME/[.,]/}
+lap() { say "$(printf '%5.1f s  %s' "$(((${EPOCHREALTIME/[.,]/} - begin) / 100000))e-1" "$*")"; }
+
+wait_for() { # WHAT COMMAND…: until the command succeeds
+  local what=$1 deadline=$((SECONDS + 120))
+  shift
+  until "$@" >/dev/null 2>&1; do
+    if ((SECONDS >= deadline)); then
+      tail -n 5 "$state"/log/*.log >&2
+      die "waited 120 s in vain: $what; the logs are in $state/log"
+    fi
+    sleep 0.1
+  done
+  lap "$what"
+}
+
+up_with() { # NAME VALUE DEFAULT: what was asked for, what the box runs with, or the default
+  echo "${2:-$(cat "$state/$1" 2>/dev/null || echo "$3")}"
+}
+
+box_runs || clear_box
+brokers=$(up_with brokers "${BED_BROKERS:-}" 1)
+flavour=$(up_with strimzi "${BED_STRIMZI:-}" v1)
+[[ $brokers == [13] ]] || die "BED_BROKERS is 1 or 3, not $brokers"
+[[ -v strimzi_versions[$flavour] ]] || die "BED_STRIMZI is v1 or v1beta2, not $flavour"
+if box_runs && [[ $brokers != "$(<"$state/brokers")" ]]; then
+  die "the box runs with $(<"$state/brokers") brokers, not $brokers: take it down first"
+fi
+
+export KUBECONFIG=$state/pki/admin.conf PATH=$kube/bin:$PATH
+export kube_bin=$kube/bin topic_operator=$topic_operator/topic-operator kafka_java kafka_lib brokers
+kafka_java=$(java_of 17)
+kafka_lib=$("$bed/kafka/jars.sh")
+components() { in_box "$bed/components.sh" "$@"; }
+
+if ! box_runs; then
+  mkdir -p "$state/log"
+  echo "$brokers" >"$state/brokers"
+  make_certificates
+  make_settings
+  make_box
+  (make_kafka && touch "$state/kafka-is-made") 9>&- &
+  lap "the box is made"
+fi
+components start containerd etcd kube-apiserver
+
+import() { # IMAGE-ARCHIVE: unless it is there
+  local mark
+  mark=$state/imported-$(sha256sum "$1" | cut -c1-12)
+  [[ -e $mark ]] || { in_box ctr -n k8s.io images import "$1" && touch "$mark"; } >/dev/null
+}
+wait_for "containerd answers" in_box test -S /run/containerd/containerd.sock
+for image in "$kube"/images/*.tar "$lazaret/lazaret.tar"; do import "$image"; done
+wait_for "the API server is ready" kubectl get --raw /readyz
+components start kube-controller-manager kube-scheduler kubelet kube-proxy
+kubectl apply -f "$bed/kube/coredns.yaml" >/dev/null
+
+wait_for "the brokers have their data" test -e "$state/kafka-is-made"
+mapfile -t kafka_components < <(kafka_brokers)
+components start "${kafka_components[@]}"
+
+# A flavour takes the place of another with all its objects, as nothing serves both.
+if [[ -e $state/strimzi && $(<"$state/strimzi") != "$flavour" ]]; then
+  kubectl delete kafkatopics --all --all-namespaces >/dev/null
+  components stop topic-operator
+  kubectl delete -f "$strimzi/$(<"$state/strimzi")" >/dev/null
+fi
+kubectl apply --server-side -f "$strimzi/$flavour" >/dev/null
+echo "$flavour" >"$state/strimzi"
+kubectl wait --for=condition=Established -f "$strimzi/$flavour" >/dev/null
+kafka_objects "$flavour" | kubectl apply --server-side --force-conflicts -f - >/dev/null
+lap "Strimzi's objects are applied"
+
+all_brokers() { [[ $(kcat -b "$node_ip:9092" -L -J -m 2 | jq '.brokers | length') == "$brokers" ]]; }
+wait_for "Kafka is ready" all_brokers
+components start topic-operator
+report() { # OBJECT STATUS: unless it says so already
+  local generation observed
+  read -r generation observed < <(kubectl get -n kafka "$1" -o 'jsonpath={.metadata.generation} {.status.observedGeneration}')
+  [[ $generation == "$observed" ]] ||
+    kubectl patch -n kafka "$1" --subresource=status --type=merge -p "$("$2" "$generation")" >/dev/null
+}
+report kafka/bhf-kafka kafka_status
+report "kafkauser/$kafka_user" user_status
+
+wait_for "the node is known" kubectl get node "$node"
+kubectl wait --for=condition=Ready "node/$node" --timeout=120s >/dev/null
+lap "the node is Ready"
+kubectl -n kube-system rollout status deploy/coredns --timeout=120s >/dev/null
+lap "DNS is ready"
+say "Kafka listens on $node_ip:9092; kubectl and helm are in $kube/bin"
+echo "export KUBECONFIG=$KUBECONFIG"
