@@ -27,8 +27,9 @@ part() { # DIRECTORY COMMAND…: the command makes the directory, whose name it 
   built=1
 }
 
+# Its dependencies are compiled for the image alone, so they are kept beyond the checkout.
 build_lazaret() { # DIRECTORY
-  "$project/scripts/static.sh" "$1/lazaret"
+  CARGO_TARGET_DIR=$cache/bed/cargo "$project/scripts/static.sh" "$1/lazaret"
   "$bed/image/build.sh" "$1/lazaret.tar" "$lazaret_image" "$(sed -n 's/^USER //p' "$project/Dockerfile")" "$1/lazaret"
 }
 

@@ -98,7 +98,7 @@ wait_for "Kafka is ready" all_brokers
 components start topic-operator
 report() { # OBJECT STATUS: unless it says so already
   local generation observed
-  read -r generation observed < <(kubectl get -n kafka "$1" -o 'jsonpath={.metadata.generation} {.status.observedGeneration}')
+  read -r generation observed < <(kubectl get -n kafka "$1" -o 'jsonpath={.metadata.generation} {.status.observedGeneration}{"\n"}')
   [[ $generation == "$observed" ]] ||
     kubectl patch -n kafka "$1" --subresource=status --type=merge -p "$("$2" "$generation")" >/dev/null
 }

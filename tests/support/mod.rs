@@ -1,8 +1,10 @@
 //! What several test files need: a broker, records in and out of it, the binary as a user runs it, and waiting.
 #![allow(dead_code)] // each test file uses its own part of this
 
+pub mod cluster;
 pub mod engine;
 pub mod lazaret;
+pub mod link;
 pub mod pipeline;
 pub mod processor;
 pub mod topics;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers, Message, OwnedHeaders};
@@ -106,6 +108,47 @@ fn copy(message: &impl Message) -> Seen {
         value: message.payload().map(<[u8]>::to_vec),
         headers,
     }
+}
+
+/// How many partitions a topic has, if it is there.
+pub fn partitions(address: &str, topic: &str) -> Option<usize> {
+    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", address).create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), DEADLINE).unwrap();
+    let topic = &metadata.topics()[0];
+    topic.error().is_none().then(|| topic.partitions().len())
+}
+
+/// How many brokers the cluster has.
+pub fn brokers(address: &str) -> usize {
+    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", address).create().unwrap();
+    consumer.fetch_metadata(Some("__consumer_offsets"), DEADLINE).unwrap().brokers().len()
+}
+
+fn admin(address: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", address).create().unwrap()
+}
+
+/// Makes a topic that has settings of its own.
+pub async fn create(address: &str, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    new.config = config.to_vec();
+    let made = admin(address).create_topics([&new], &AdminOptions::new()).await.unwrap();
+    made[0].as_ref().unwrap();
+}
+
+/// Deletes a topic.
+pub async fn delete(address: &str, topic: &str) {
+    let deleted = admin(address).delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    deleted[0].as_ref().unwrap();
+}
+
+/// What is set on a topic itself.
+pub async fn config(address: &str, topic: &str) -> BTreeMap<String, String> {
+    let resource = ResourceSpecifier::Topic(topic);
+    let described =
+        admin(address).describe_configs([&resource], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+    let own = described.entries.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+    own.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect()
 }
 
 /// What a group has committed, with its metadata, for each partition of a topic.

@@ -84,9 +84,11 @@ pub fn wanted(object: &DynamicObject) -> Wanted {
     let spec = &object.data["spec"];
     let setting = |value: &Value| match value {
         Value::String(text) => text.clone(),
-        Value::Array(items) => {
-            items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
-        }
+        Value::Array(items) => items
+            .iter()
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join(","),
         other => other.to_string(),
     };
     let config = spec["config"].as_object().into_iter().flatten();
@@ -114,7 +116,9 @@ pub fn unsupported(wanted: &Wanted, topic: &Topic) -> Option<Verdict> {
     let others = topic.replicas.iter().filter(|(_, count)| *count != replicas).map(|(partition, _)| partition);
     let others: Vec<_> = others.collect();
     (!others.is_empty()).then(|| {
-        Verdict::not_supported(format!("Replication factor change not supported, but required for partitions {others:?}"))
+        Verdict::not_supported(format!(
+            "Replication factor change not supported, but required for partitions {others:?}"
+        ))
     })
 }
 

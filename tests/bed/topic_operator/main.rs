@@ -11,6 +11,9 @@ use clap::Parser;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How long the Java client tries before it gives up on a call.
+const KAFKA_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A stand-in for Strimzi's topic operator.
 #[derive(Parser)]
 struct Args {
@@ -37,7 +40,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 async fn main() -> Result<(), anyhow::Error> {
     lazaret::telemetry::init(lazaret::telemetry::LogFormat::default());
     let Args { namespace, cluster, bootstrap_servers, resync } = Args::parse();
-    let settings = operator::Settings { namespace, cluster, bootstrap_servers, resync };
+    let settings = operator::Settings { namespace, cluster, bootstrap_servers, resync, kafka_timeout: KAFKA_TIMEOUT };
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         result = operator::run(Client::try_default().await?, settings) => result?,

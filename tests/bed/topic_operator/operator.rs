@@ -22,6 +22,8 @@ pub struct Settings {
     pub cluster: String,
     pub bootstrap_servers: String,
     pub resync: Duration,
+    /// How long Kafka is asked before the answer is that it is away.
+    pub kafka_timeout: Duration,
 }
 
 /// What makes it look again. Its own writes change none of it.
@@ -53,7 +55,7 @@ pub async fn run(client: Client, settings: Settings) -> Result<(), kube::Error> 
     let api = Api::namespaced_with(client, &settings.namespace, &resource);
     let ours = watcher::Config::default().labels(&format!("strimzi.io/cluster={}", settings.cluster));
     let mut events = Box::pin(watcher::watcher(api.clone(), ours));
-    let admin = Admin::new(settings.bootstrap_servers);
+    let admin = Admin::new(settings.bootstrap_servers, settings.kafka_timeout);
     let mut operator = Operator { api, admin, known: HashMap::new(), seen: HashMap::new() };
     let mut resync = tokio::time::interval(settings.resync);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -155,7 +157,11 @@ impl Operator {
         (verdict, Some(topic.id))
     }
 
-    async fn change(&mut self, wanted: &contract::Wanted, topic: &contract::Topic) -> Result<(), super::admin::AdminError> {
+    async fn change(
+        &mut self,
+        wanted: &contract::Wanted,
+        topic: &contract::Topic,
+    ) -> Result<(), super::admin::AdminError> {
         let changes = contract::config_changes(wanted, topic);
         if !changes.is_empty() {
             self.admin.alter(&wanted.name, &changes).await?;

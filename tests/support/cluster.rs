@@ -1,0 +1,203 @@
+//! A real Kubernetes cluster with Kafka and Strimzi's resources: the one in the box, or one that somebody has.
+
+use std::fmt::{Debug, Write};
+use std::panic::AssertUnwindSafe;
+use std::process::Command;
+
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
+use kube::api::{Api, DynamicObject, LogParams, ObjectMeta, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::runtime::watcher;
+use kube::{Client, Config, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{DEADLINE, unique};
+
+/// The Kafka object of the tests, and its namespace.
+pub const KAFKA: &str = "bhf-kafka";
+pub const KAFKA_NAMESPACE: &str = "kafka";
+
+/// Where pods find it.
+pub const BOOTSTRAP: &str = "bhf-kafka-kafka-bootstrap.kafka.svc:9092";
+
+/// The image of the tree that is tested.
+pub fn image() -> String {
+    std::env::var("E2E_IMAGE").unwrap_or_else(|_| concat!("lazaret.dev/lazaret:", env!("CARGO_PKG_VERSION")).to_owned())
+}
+
+/// Where this process finds the cluster's Kafka.
+pub fn kafka_from_here() -> String {
+    match (std::env::var("E2E_KAFKA"), std::env::var("E2E_CONTEXT")) {
+        (Ok(address), _) => address,
+        (_, Ok(_)) => panic!("E2E_CONTEXT is set: say with E2E_KAFKA=HOST:PORT where its Kafka is reached from here"),
+        _ => "172.31.255.2:9092".to_owned(),
+    }
+}
+
+/// A client of the cluster. The box is started when it is not up.
+pub async fn client() -> Client {
+    let config = match std::env::var("E2E_CONTEXT") {
+        Ok(context) => {
+            let options = KubeConfigOptions { context: Some(context), ..KubeConfigOptions::default() };
+            Config::from_kubeconfig(&options).await.unwrap()
+        }
+        Err(_) => {
+            let kubeconfig = Kubeconfig::read_from(bed_up(&[])).unwrap();
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
+        }
+    };
+    Client::try_from(config).unwrap()
+}
+
+/// Has the box run with these settings, and returns the path of its kubeconfig.
+pub fn bed_up(settings: &[(&str, &str)]) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/up.sh");
+    let output = Command::new(script).envs(settings.iter().copied()).output().expect("tests/bed/up.sh can be run");
+    assert!(output.status.success(), "no cluster: {}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.trim().strip_prefix("export KUBECONFIG=").expect("up.sh says where the kubeconfig is").to_owned()
+}
+
+/// Runs a test in a namespace of its own. When it fails, what the namespace holds is printed; it is removed either way.
+pub async fn in_namespace(name: &str, test: impl AsyncFnOnce(Client, &str)) {
+    let client = client().await;
+    let name = unique(name);
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let labels = [("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned())].into();
+    let metadata = ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+    namespaces.create(&Default::default(), &Namespace { metadata, ..Namespace::default() }).await.unwrap();
+    let result = AssertUnwindSafe(test(client.clone(), &name)).catch_unwind().await;
+    if result.is_err() {
+        eprintln!("{}", report(&client, &name).await);
+    }
+    namespaces.delete(&name, &Default::default()).await.unwrap();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Applies objects that are written in YAML, each to the namespace unless it names another.
+pub async fn apply(client: &Client, namespace: &str, yaml: &str) {
+    let discovery = Discovery::new(client.clone()).run().await.unwrap();
+    for document in serde_saphyr::from_multiple::<serde_json::Value>(yaml).unwrap() {
+        let object: DynamicObject = serde_json::from_value(document).unwrap();
+        let types = object.types.as_ref().expect("apiVersion and kind are given");
+        let (resource, capabilities) = discovery.resolve_typemeta(types).expect("the cluster knows this kind");
+        let in_namespace = object.namespace().unwrap_or_else(|| namespace.to_owned());
+        let api: Api<DynamicObject> = match capabilities.scope {
+            Scope::Namespaced => Api::namespaced_with(client.clone(), &in_namespace, &resource),
+            Scope::Cluster => Api::all_with(client.clone(), &resource),
+        };
+        let params = PatchParams::apply("the-tests").force();
+        let applied = api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await;
+        applied.unwrap_or_else(|error| panic!("{error}\n{yaml}"));
+    }
+}
+
+/// Waits until `probe` finds in the object what the test waits for, and says what it saw last when it never does.
+pub async fn wait_for<K, T>(api: &Api<K>, name: &str, what: &str, probe: impl Fn(&K) -> Option<T>) -> T
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
+{
+    let mut seen = None;
+    let mut states = Box::pin(watcher::watch_object(api.clone(), name));
+    let found = async {
+        while let Some(state) = states.next().await {
+            // A watch that breaks is taken up again by itself.
+            let Ok(state) = state else { continue };
+            if let Some(answer) = state.as_ref().and_then(&probe) {
+                return answer;
+            }
+            seen = state.map(|mut state| {
+                state.meta_mut().managed_fields = None;
+                state
+            });
+        }
+        unreachable!("the watch of one object never ends")
+    };
+    let found = tokio::time::timeout(DEADLINE, found).await;
+    found.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain: {name}: {what}; last seen:\n{}", yaml(&seen)))
+}
+
+/// Waits until an object is gone.
+pub async fn wait_until_gone<K>(api: &Api<K>, name: &str)
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
+{
+    super::eventually(&format!("{name} is gone"), async || match api.get_opt(name).await {
+        Ok(None) => Some(()),
+        _ => None,
+    })
+    .await;
+}
+
+/// The condition of a type, as (status, reason, message).
+pub fn condition(object: &DynamicObject, of_type: &str) -> Option<(String, String, String)> {
+    let conditions = object.data["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|condition| condition["type"] == of_type)?;
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    Some((text("status"), text("reason"), text("message")))
+}
+
+fn yaml(object: &impl Serialize) -> String {
+    serde_saphyr::to_string(object).unwrap_or_else(|error| error.to_string())
+}
+
+/// What one needs to understand a failure in a namespace: events, logs of pods, and every object.
+pub async fn report(client: &Client, namespace: &str) -> String {
+    let mut report = format!("--- namespace {namespace}\n");
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    report.push_str("--- events\n");
+    for event in events.list(&Default::default()).await.map(|list| list.items).unwrap_or_default() {
+        let (kind, name) =
+            (event.involved_object.kind.unwrap_or_default(), event.involved_object.name.unwrap_or_default());
+        let (reason, message) = (event.reason.unwrap_or_default(), event.message.unwrap_or_default());
+        let _ = writeln!(report, "{kind}/{name}: {reason}: {message}");
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    for pod in pods.list(&Default::default()).await.map(|list| list.items).unwrap_or_default() {
+        for container in pod.spec.iter().flat_map(|spec| &spec.containers) {
+            for previous in [true, false] {
+                let parameters = LogParams {
+                    container: Some(container.name.clone()),
+                    previous,
+                    tail_lines: Some(200),
+                    ..LogParams::default()
+                };
+                if let Ok(log) = pods.logs(&pod.name_any(), &parameters).await {
+                    let which = if previous { ", before its restart" } else { "" };
+                    let _ = writeln!(
+                        report,
+                        "--- log of pod {}, container {}{which}\n{log}",
+                        pod.name_any(),
+                        container.name
+                    );
+                }
+            }
+        }
+    }
+    report.push_str("--- objects\n");
+    let Ok(discovery) = Discovery::new(client.clone()).run().await else { return report };
+    for (resource, capabilities) in discovery.groups().flat_map(|group| group.recommended_resources()) {
+        let told_already = ["Event", "Lease", "EndpointSlice", "PodMetrics"].contains(&resource.kind.as_str());
+        if told_already || capabilities.scope != Scope::Namespaced || !capabilities.supports_operation(verbs::LIST) {
+            continue;
+        }
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        for mut object in api.list(&Default::default()).await.map(|list| list.items).unwrap_or_default() {
+            // Every namespace has these.
+            if ["kube-root-ca.crt", "default"].contains(&object.name_any().as_str()) {
+                continue;
+            }
+            object.metadata.managed_fields = None;
+            if resource.kind == "Secret" {
+                object.data["data"] = "hidden".into();
+            }
+            let _ = writeln!(report, "# {} {}\n{}", resource.kind, object.name_any(), yaml(&object));
+        }
+    }
+    report
+}
