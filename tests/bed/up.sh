@@ -36,6 +36,14 @@ wait_for() { # WHAT COMMAND…: until the command succeeds
   lap "$what"
 }
 
+# Nobody looks after those of other namespaces when the test that did is over.
+release_kafkatopics() {
+  kubectl get kafkatopics --all-namespaces --no-headers -o custom-columns=:metadata.namespace,:metadata.name |
+    while read -r namespace name; do
+      kubectl patch kafkatopic -n "$namespace" "$name" --type=merge -p '{"metadata": {"finalizers": null}}' >/dev/null
+    done
+}
+
 up_with() { # NAME VALUE DEFAULT: what was asked for, what the box runs with, or the default
   echo "${2:-$(cat "$state/$1" 2>/dev/null || echo "$3")}"
 }
@@ -83,13 +91,14 @@ components start "${kafka_components[@]}"
 
 # A flavour takes the place of another with all its objects, as nothing serves both.
 if [[ -e $state/strimzi && $(<"$state/strimzi") != "$flavour" ]]; then
-  kubectl delete kafkatopics --all --all-namespaces >/dev/null
+  kubectl delete kafkatopics --all --namespace kafka --timeout=60s >/dev/null
   components stop topic-operator
-  kubectl delete -f "$strimzi/$(<"$state/strimzi")" >/dev/null
+  release_kafkatopics
+  kubectl delete -f "$strimzi/$(<"$state/strimzi")" --timeout=60s >/dev/null
 fi
 kubectl apply --server-side -f "$strimzi/$flavour" >/dev/null
 echo "$flavour" >"$state/strimzi"
-kubectl wait --for=condition=Established -f "$strimzi/$flavour" >/dev/null
+kubectl wait --timeout=60s --for=condition=Established -f "$strimzi/$flavour" >/dev/null
 kafka_objects "$flavour" | kubectl apply --server-side --force-conflicts -f - >/dev/null
 lap "Strimzi's objects are applied"
 
