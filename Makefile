@@ -10,7 +10,7 @@ demo: ## run the example pipeline on this machine
 	@scripts/needs.sh build
 	cargo run --release --locked -- dev examples/orders.yaml
 
-test: ## run the tests against a Kafka node that is started for them
+test: ## run all tests, with a Kafka node and a cluster that are started for them
 	@scripts/test.sh
 
 bench: ## measure the engine against a Kafka node

@@ -98,7 +98,8 @@ if [[ -e $state/strimzi && $(<"$state/strimzi") != "$flavour" ]]; then
 fi
 kubectl apply --server-side -f "$strimzi/$flavour" >/dev/null
 echo "$flavour" >"$state/strimzi"
-kubectl wait --timeout=60s --for=condition=Established -f "$strimzi/$flavour" >/dev/null
+# Tried again: a CRD that has no conditions at all yet is an error to it.
+wait_for "Strimzi's CRDs are served" kubectl wait --timeout=5s --for=condition=Established -f "$strimzi/$flavour"
 kafka_objects "$flavour" | kubectl apply --server-side --force-conflicts -f - >/dev/null
 lap "Strimzi's objects are applied"
 
