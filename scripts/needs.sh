@@ -57,6 +57,11 @@ case ${1:-} in
         "the same tests on a cluster that you have" >&2
       exit 1
     fi
+    if [[ ! -d /sys/fs/cgroup/cpu ]]; then
+      echo "the cluster of the tests wants cgroup v1, which this machine does not have; E2E_CONTEXT=<kubeconfig context>" \
+        "runs the same tests on a cluster that you have" >&2
+      exit 1
+    fi
     # Go fetches the toolchain that go.mod names, if it is itself of the first version that can.
     if ! has go || ! at_least 1.21 "$(go env GOVERSION | tr -d go)"; then
       echo "missing: Go 1.21 or newer — see https://go.dev/doc/install" >&2
@@ -68,6 +73,7 @@ case ${1:-} in
     has conntrack || need conntrack conntrack
     has iptables || need iptables iptables
     has ip || need ip iproute2
+    has sysctl || need sysctl procps
     has openssl || need openssl openssl
     # Only for its Java, where the system has none that is new enough for Strimzi 1.x.
     has pip3 || need pip3 python3-pip

@@ -8,13 +8,14 @@ source tests/bed/common.sh
 # shellcheck source=../tests/bed/box.sh
 source tests/bed/box.sh
 
-# The lock and the mark are those of with-kafka.sh, for the cluster: the last user clears up, if the first one found none.
+# Runs take turns: there is one box, and the tests of the box itself stop it. The mark says that it was started for a run;
+# it stays if that run is killed, and the next one clears up.
 exec 7>>"$cache/bed/users"
-flock -s 7
+flock 7
 mark=$cache/bed/for-a-run
 
 clear_up() {
-  if [[ -e $mark ]] && flock -n -x 7; then
+  if [[ -e $mark ]]; then
     rm -f "$mark"
     tests/bed/down.sh 7>&-
   fi

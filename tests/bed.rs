@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{Api, DynamicObject};
 use kube::{Client, discovery};
 use support::cluster::{
-    KAFKA, KAFKA_NAMESPACE, apply, bed_up, client, condition, kafka_from_here, wait_for, wait_until_gone,
+    KAFKA, KAFKA_NAMESPACE, apply, bed_up, client, condition, in_namespace, kafka_from_here, wait_for, wait_until_gone,
+    worker,
 };
 use support::{DEADLINE, topics, unique};
 
@@ -37,7 +39,7 @@ fn traces(state: &Path) -> Vec<String> {
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let command = fs::read_to_string(process.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
         let cgroup = fs::read_to_string(process.path().join("cgroup")).unwrap_or_default();
-        if command.contains(state) || cgroup.contains("/lazaret-bed") {
+        if command.contains("tests/bed/up.sh") || cgroup.contains("/lazaret-bed") {
             traces.push(format!("process {}: {command}", process.file_name().display()));
         }
     }
@@ -47,7 +49,7 @@ fn traces(state: &Path) -> Vec<String> {
         traces.push("link lazaret0".into());
     }
     let cgroups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", "lazaret-bed"]).output().unwrap();
-    traces.extend(said(&cgroups).lines().map(|line| format!("cgroup {line}")));
+    traces.extend(String::from_utf8_lossy(&cgroups.stdout).lines().map(|line| format!("cgroup {line}")));
     if Path::new(state).exists() {
         traces.push(format!("directory {state}"));
     }
@@ -72,10 +74,18 @@ async fn works(client: &Client) {
     );
     apply(client, KAFKA_NAMESPACE, &topic).await;
     wait_for(&api, &name, "is Ready", |topic| (condition(topic, "Ready")?.0 == "True").then_some(())).await;
-    assert_eq!(topics::partitions(&kafka_from_here(), &name), Some(2));
+    topics::has(&kafka_from_here(), &name, Some(2)).await;
+    // A worker that is ready has reached Kafka by the name of its Service: scheduler, controllers, kubelet, containerd, DNS
+    // and the Services' addresses have all done their part, and what they said before counts for nothing.
+    in_namespace("works", async |client, namespace| {
+        apply(&client, namespace, &worker("worker", &name)).await;
+        let deployments: Api<Deployment> = Api::namespaced(client, namespace);
+        wait_for(&deployments, "worker", "is available", |d| d.status.as_ref()?.available_replicas).await;
+    })
+    .await;
     api.delete(&name, &Default::default()).await.unwrap();
     wait_until_gone(&api, &name).await;
-    assert_eq!(topics::partitions(&kafka_from_here(), &name), None);
+    topics::has(&kafka_from_here(), &name, None).await;
 }
 
 async fn a_second_up_finds_everything_and_changes_nothing() {
@@ -174,7 +184,7 @@ async fn down_leaves_nothing_however_far_up_had_come() {
         assert!(left.is_empty(), "{left:#?}");
     };
     down();
-    for reached in ["pki", "init.pid", "run/etcd", "strimzi"] {
+    let interrupt_up_at = |reached: &str| {
         // In a session of its own, to be killed with everything that it runs.
         let mut up = Command::new("setsid")
             .arg(script("up.sh").get_program())
@@ -191,17 +201,32 @@ async fn down_leaves_nothing_however_far_up_had_come() {
         let group = format!("-{}", up.id());
         assert!(Command::new("kill").args(["-9", "--", &group]).status().unwrap().success());
         up.wait().unwrap();
+    };
+    for reached in ["pki", "init.pid", "box-is-made", "strimzi"] {
+        interrupt_up_at(reached);
+        down();
+        interrupt_up_at(reached);
+        works(&client().await).await;
         down();
     }
-    works(&client().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_box_starts_from_any_state_and_leaves_nothing() {
+    assert!(
+        std::env::var("E2E_CONTEXT").is_err(),
+        "these tests are of the box: on a cluster of your own run --test e2e"
+    );
+    let asked_for = |name: &str| fs::read_to_string(state().join(name)).unwrap().trim().to_owned();
+    let (brokers, strimzi) = (asked_for("brokers"), asked_for("strimzi"));
     a_second_up_finds_everything_and_changes_nothing().await;
     the_newest_version_of_strimzi_and_an_old_one_both_serve_their_topics().await;
     the_secure_listener_takes_the_password_in_the_secret_and_no_other().await;
     any_part_that_is_killed_is_back_after_the_next_up().await;
     a_box_whose_first_process_is_killed_is_made_anew().await;
     down_leaves_nothing_however_far_up_had_come().await;
+    bed_up(&[("BED_BROKERS", "3")]);
+    works(&client().await).await;
+    assert!(script("down.sh").status().unwrap().success());
+    bed_up(&[("BED_BROKERS", &brokers), ("BED_STRIMZI", &strimzi)]);
 }

@@ -6,24 +6,10 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DynamicObject, ListParams, LogParams};
 use kube::{Client, ResourceExt, discovery};
-use support::cluster::{self, BOOTSTRAP, KAFKA, KAFKA_NAMESPACE, apply, in_namespace, kafka_from_here, wait_for};
+use support::cluster::{
+    self, KAFKA, KAFKA_NAMESPACE, apply, deployment, in_namespace, kafka_from_here, wait_for, worker,
+};
 use support::{eventually, topics, unique};
-
-/// What a pod needs in a namespace whose pods are restricted.
-const RESTRICTED: &str = "securityContext: {allowPrivilegeEscalation: false, runAsNonRoot: true, \
-     readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}";
-
-/// A Deployment of one container with the image of this tree.
-fn deployment(name: &str, args: &str, more: &str) -> String {
-    format!(
-        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: \
-         {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
-         automountServiceAccountToken: false\n      containers:\n      - name: lazaret\n        image: {}\n        \
-         args: {args}\n        {RESTRICTED}\n        {}\n",
-        cluster::image(),
-        more.trim().replace('\n', "\n        ")
-    )
-}
 
 /// The log of the only pod that a Deployment has, once it satisfies the test.
 async fn log_with(client: &Client, namespace: &str, deployment: &str, text: &str) -> String {
@@ -78,19 +64,7 @@ async fn a_pod_consumes_from_kafka_by_the_name_of_its_bootstrap_service() {
         for name in [topic.clone(), format!("{topic}.retry"), format!("{topic}.dlt")] {
             kafka_topic(&client, &name, "{partitions: 1}").await;
         }
-        let pipeline =
-            support::pipeline::yaml(&topic, "processor: {rules: [{when: value.amount < 0, error: 'E: bad'}]}");
-        let config = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pipeline"},
-            "data": {"pipeline.yaml": pipeline}});
-        let args = format!(
-            "[worker, --stage, main, --file, /etc/lazaret/pipeline.yaml, --bootstrap-servers, \
-             '{BOOTSTRAP}', --listen, '0.0.0.0:8080']"
-        );
-        let mounted = "readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}\nvolumeMounts: [{name: \
-             config, mountPath: /etc/lazaret}]";
-        let worker =
-            deployment("worker", &args, mounted) + "      volumes: [{name: config, configMap: {name: pipeline}}]\n";
-        apply(&client, namespace, &format!("{config}\n---\n{worker}")).await;
+        apply(&client, namespace, &worker("worker", &topic)).await;
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
         wait_for(&deployments, "worker", "is available", |d| d.status.as_ref()?.available_replicas).await;
 
@@ -119,10 +93,11 @@ async fn a_kafkatopic_makes_the_topic_and_its_deletion_removes_it() {
     let client = cluster::client().await;
     let (name, address) = (unique("made"), kafka_from_here());
     let api = kafka_topic(&client, &name, "{partitions: 3, config: {retention.ms: 3600000}}").await;
-    assert_eq!(topics::partitions(&address, &name), Some(3));
+    let has = |partitions| topics::has(&address, &name, partitions);
+    has(Some(3)).await;
     api.delete(&name, &Default::default()).await.unwrap();
     cluster::wait_until_gone(&api, &name).await;
-    assert_eq!(topics::partitions(&address, &name), None);
+    has(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use support::cluster::{condition, in_namespace, kafka_from_here, wait_for, wait_until_gone};
-use support::{eventually, topics};
+use support::topics;
 
 const OBSERVED: &str = include_str!("bed/topic_operator/observed.txt");
 
@@ -95,6 +95,11 @@ impl Replay {
         wait_until_gone(&self.api, &self.named(name)).await;
     }
 
+    /// Waits until Kafka has the topic with so many partitions, or has it no more: brokers learn of both a moment later.
+    async fn has(&self, name: &str, partitions: Option<usize>) {
+        topics::has(&kafka_from_here(), &self.named(name), partitions).await;
+    }
+
     fn partitions(&self, name: &str) -> Option<usize> {
         topics::partitions(&kafka_from_here(), &self.named(name))
     }
@@ -153,8 +158,10 @@ async fn every_step_of_the_real_operator_is_answered_alike() {
         let one = || json!({"partitions": 1, "replicas": 1});
 
         replay.create("a1", plain(), json!({"partitions": 3, "replicas": 1})).await;
+        replay.has("a1", Some(3)).await;
         replay.spec("a1", json!({"partitions": 5})).await;
         replay.as_observed("1", "a1").await;
+        replay.has("a1", Some(5)).await;
         replay.spec("a1", json!({"partitions": 2})).await;
         replay.as_observed("2", "a1").await;
         replay.spec("a1", json!({"partitions": 5, "config": {"retention.ms": 1000}})).await;
@@ -190,7 +197,7 @@ async fn every_step_of_the_real_operator_is_answered_alike() {
         replay.as_observed("10", "c1").await;
         replay.create("d1", plain(), json!({})).await;
         replay.as_observed("11", "d1").await;
-        assert_eq!(replay.partitions("d1"), Some(1));
+        replay.has("d1", Some(1)).await;
         replay.create("e1", json!({managed: "false"}), one()).await;
         replay.as_observed("12", "e1").await;
         assert_eq!(replay.partitions("e1"), None);
@@ -202,7 +209,7 @@ async fn every_step_of_the_real_operator_is_answered_alike() {
         replay.annotate("f1", paused, json!("true")).await;
         replay.spec("f1", json!({"partitions": 4})).await;
         replay.as_observed("13c", "f1").await;
-        assert_eq!(replay.partitions("f1"), Some(1));
+        replay.has("f1", Some(1)).await;
         replay.create_for("another", "g1", plain(), one()).await;
 
         topics::create(
@@ -212,9 +219,9 @@ async fn every_step_of_the_real_operator_is_answered_alike() {
             &[("min.insync.replicas", "1"), ("retention.ms", "9")],
         )
         .await;
+        replay.has("adopt", Some(7)).await;
         replay.create("adopt", plain(), json!({"config": {"min.insync.replicas": 1}})).await;
         replay.as_observed("15", "adopt").await;
-        assert_eq!(replay.partitions("adopt"), Some(7));
         assert_eq!(
             topics::config(&kafka_from_here(), &replay.named("adopt")).await,
             [("min.insync.replicas".into(), "1".into())].into()
@@ -231,7 +238,7 @@ async fn every_step_of_the_real_operator_is_answered_alike() {
         replay.create("h1", plain(), one()).await;
         replay.as_observed("17", "h1").await;
         replay.delete("h1").await;
-        assert_eq!(replay.partitions("h1"), None);
+        replay.has("h1", None).await;
         replay.delete("c2").await;
         assert_eq!(replay.partitions("shared"), Some(1), "step 18: the topic of the older one stays");
         replay.as_observed("18", "c1").await;
@@ -239,6 +246,7 @@ async fn every_step_of_the_real_operator_is_answered_alike() {
         for name in ["b2", "b2b", "b3", "c1", "d1", "e1", "f1", "g1", "adopt"] {
             replay.delete(name).await;
         }
+        replay.has("f1", None).await; // a topic that is paused is deleted all the same
         if brokers == 1 {
             replay.delete("b1").await;
         }
@@ -254,16 +262,42 @@ async fn what_happens_to_a_topic_behind_its_back_is_seen_at_the_resync_and_not_b
         replay.create("gone", json!({}), json!({"partitions": 1})).await;
         wait_for(&replay.api, &replay.named("gone"), "is Ready", ready).await;
         topics::delete(&kafka, &replay.named("gone")).await;
+        replay.has("gone", None).await;
         replay.create("later", json!({}), json!({"partitions": 1})).await;
         wait_for(&replay.api, &replay.named("later"), "is Ready", ready).await;
         assert_eq!(replay.partitions("gone"), None);
         drop(replay);
 
         let replay = Replay::start(client, namespace, &kafka, Duration::from_secs(1), NEVER).await;
-        eventually("it is made again", async || replay.partitions("gone")).await;
+        replay.has("gone", Some(1)).await;
+        let id = |topic: &DynamicObject| topic.data["status"]["topicId"].as_str().map(str::to_owned);
+        let first = wait_for(&replay.api, &replay.named("gone"), "has an id", id).await;
         topics::delete(&kafka, &replay.named("gone")).await;
-        eventually("it is made again", async || replay.partitions("gone")).await;
+        let another = |topic: &DynamicObject| id(topic).filter(|id| *id != first);
+        wait_for(&replay.api, &replay.named("gone"), "is made again", another).await;
         replay.delete("gone").await;
+        replay.delete("later").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_renamed_is_not_deleted_before_it_has_its_name_again() {
+    in_namespace("renamed", async |client, namespace| {
+        let replay = Replay::start(client, namespace, &kafka_from_here(), NEVER, NEVER).await;
+        replay.create("kept", json!({}), json!({"partitions": 1})).await;
+        wait_for(&replay.api, &replay.named("kept"), "is Ready", ready).await;
+        replay.spec("kept", json!({"topicName": replay.named("other")})).await;
+        replay.api.delete(&replay.named("kept"), &Default::default()).await.unwrap();
+        replay.create("later", json!({}), json!({"partitions": 1})).await;
+        wait_for(&replay.api, &replay.named("later"), "is Ready", ready).await;
+        assert!(
+            replay.api.get(&replay.named("kept")).await.unwrap().finalizers().contains(&contract::FINALIZER.to_owned())
+        );
+        assert_eq!(replay.partitions("kept"), Some(1));
+        replay.spec("kept", json!({"topicName": null})).await;
+        wait_until_gone(&replay.api, &replay.named("kept")).await;
+        replay.has("kept", None).await;
         replay.delete("later").await;
     })
     .await;

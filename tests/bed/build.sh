@@ -45,5 +45,5 @@ part "$topic_operator" build_topic_operator
 part "$lazaret" build_lazaret
 
 # What was not asked for during two weeks belongs to an older tree.
-find "$cache/bed" -mindepth 2 -maxdepth 2 -path "$state" -prune -o -type d -regex '.*/[0-9a-f]\{12\}' -mtime +14 -exec rm -rf {} +
+find "$cache/bed" -mindepth 2 -maxdepth 2 -type d -regex '.*/[0-9a-f]\{12\}' -mtime +14 -exec rm -rf {} +
 if ((!built)); then say "everything is built: Kubernetes $kubernetes_version, Kafka $kafka_version, Strimzi ${strimzi_versions[*]}"; fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# components.sh start|stop NAME…: start or kill components inside of the box. What runs already is left alone.
+# components.sh start|stop|check NAME…: start, kill or look for components inside of the box. What runs already is left
+# alone by start.
 # up.sh says where the programs are and how many brokers there are.
 # shellcheck disable=SC2054,SC2154
 set -euo pipefail
@@ -54,7 +55,7 @@ command_of() {
       ;;
     topic-operator)
       command=(env "KUBECONFIG=$pki/admin.conf" "$topic_operator" --namespace kafka --cluster bhf-kafka
-        --bootstrap-servers "$node_ip:9092" --resync "${BED_RESYNC:-120s}")
+        --bootstrap-servers "$node_ip:9092" --resync "$resync")
       ;;
     *) die "there is no component $1" ;;
   esac
@@ -63,7 +64,12 @@ command_of() {
 # The number of a process that ended may belong to another one: its command line must have the component's name.
 runs() { [[ -s $state/run/$1 ]] && tr '\0' '\n' <"/proc/$(<"$state/run/$1")/cmdline" | grep -qF -- "$1"; } 2>/dev/null
 
+# A process that is killed loses its command line first, and its ports and locks with its last thread.
+ends() { [[ -s $state/run/$1 && -d /proc/$(<"$state/run/$1") ]] && [[ -z $(tr -d '\0' <"/proc/$(<"$state/run/$1")/cmdline") ]]; } 2>/dev/null
+
 start() {
+  local deadline=$((SECONDS + 30))
+  while ends "$1" && ((SECONDS < deadline)); do sleep 0.02; done
   command_of "$1"
   # setsid: a signal of the caller's terminal does not reach it. In its own directory: a crash leaves its report there.
   mkdir -p "$state/work/$1"
@@ -76,10 +82,13 @@ start() {
 }
 
 stop() {
-  local pid
+  local pid deadline=$((SECONDS + 30))
   pid=$(<"$state/run/$1")
   kill -KILL "$pid"
-  while [[ -d /proc/$pid ]]; do sleep 0.02; done
+  while [[ -d /proc/$pid ]]; do
+    ((SECONDS < deadline)) || die "$1 does not end"
+    sleep 0.02
+  done
 }
 
 action=$1
@@ -89,5 +98,6 @@ for name in "$@"; do
   case $action in
     start) runs "$name" || start "$name" ;;
     stop) if runs "$name"; then stop "$name"; fi ;;
+    check) runs "$name" || die "$name does not run: $(tail -n 3 "$state/log/$name.log")" ;;
   esac
 done

@@ -18,6 +18,7 @@ source "$bed/kafka/box.sh"
 # shellcheck source=strimzi/objects.sh
 source "$bed/strimzi/objects.sh"
 
+"$project/scripts/needs.sh" bed
 "$bed/build.sh"
 lock
 begin=${EPOCHREALTIME/[.,]/}
@@ -40,7 +41,8 @@ wait_for() { # WHAT COMMAND…: until the command succeeds
 release_kafkatopics() {
   kubectl get kafkatopics --all-namespaces --no-headers -o custom-columns=:metadata.namespace,:metadata.name |
     while read -r namespace name; do
-      kubectl patch kafkatopic -n "$namespace" "$name" --type=merge -p '{"metadata": {"finalizers": null}}' >/dev/null
+      kubectl patch kafkatopic -n "$namespace" "$name" --type=merge -p '{"metadata": {"finalizers": null}}' >/dev/null 2>&1 ||
+        say "KafkaTopic $namespace/$name is gone already"
     done
 }
 
@@ -51,6 +53,7 @@ up_with() { # NAME VALUE DEFAULT: what was asked for, what the box runs with, or
 box_runs || clear_box
 brokers=$(up_with brokers "${BED_BROKERS:-}" 1)
 flavour=$(up_with strimzi "${BED_STRIMZI:-}" v1)
+resync=$(up_with resync "${BED_RESYNC:-}" 120s)
 [[ $brokers == [13] ]] || die "BED_BROKERS is 1 or 3, not $brokers"
 [[ -v strimzi_versions[$flavour] ]] || die "BED_STRIMZI is v1 or v1beta2, not $flavour"
 if box_runs && [[ $brokers != "$(<"$state/brokers")" ]]; then
@@ -58,7 +61,7 @@ if box_runs && [[ $brokers != "$(<"$state/brokers")" ]]; then
 fi
 
 export KUBECONFIG=$state/pki/admin.conf PATH=$kube/bin:$PATH
-export kube_bin=$kube/bin topic_operator=$topic_operator/topic-operator kafka_java kafka_lib brokers
+export kube_bin=$kube/bin topic_operator=$topic_operator/topic-operator kafka_java kafka_lib brokers resync
 kafka_java=$(java_of 17)
 kafka_lib=$("$bed/kafka/jars.sh")
 components() { in_box "$bed/components.sh" "$@"; }
@@ -69,32 +72,48 @@ if ! box_runs; then
   make_certificates
   make_settings
   make_box
-  (make_kafka && touch "$state/kafka-is-made") 9>&- &
   lap "the box is made"
+fi
+# In the cgroups of the box, so that it ends with it. No list of commands joined by `&&`: a failure in it must end it.
+if [[ ! -e $state/kafka-is-made ]]; then
+  (
+    join_cgroups
+    rm -rf "$state"/kafka-[123]
+    make_kafka
+    touch "$state/kafka-is-made"
+  ) 9>&- &
+  kafka_job=$!
 fi
 components start containerd etcd kube-apiserver
 
 import() { # IMAGE-ARCHIVE: unless it is there
-  local mark
-  mark=$state/imported-$(sha256sum "$1" | cut -c1-12)
-  [[ -e $mark ]] || { in_box ctr -n k8s.io images import "$1" && touch "$mark"; } >/dev/null
+  local mark=$state/imported-${1##*/} sum
+  sum=$(sha256sum <"$1")
+  if [[ ! -e $mark || $(<"$mark") != "$sum" ]]; then
+    in_box ctr -n k8s.io images import "$1" >/dev/null
+    echo "$sum" >"$mark"
+  fi
 }
-wait_for "containerd answers" in_box test -S /run/containerd/containerd.sock
+wait_for "containerd answers" in_box ctr version
 for image in "$kube"/images/*.tar "$lazaret/lazaret.tar"; do import "$image"; done
 wait_for "the API server is ready" kubectl get --raw /readyz
 components start kube-controller-manager kube-scheduler kubelet kube-proxy
 kubectl apply -f "$bed/kube/coredns.yaml" >/dev/null
 
-wait_for "the brokers have their data" test -e "$state/kafka-is-made"
+if [[ -v kafka_job ]]; then
+  wait "$kafka_job" || die "the brokers' data could not be made"
+  lap "the brokers have their data"
+fi
 mapfile -t kafka_components < <(kafka_brokers)
 components start "${kafka_components[@]}"
 
 # A flavour takes the place of another with all its objects, as nothing serves both.
-if [[ -e $state/strimzi && $(<"$state/strimzi") != "$flavour" ]]; then
-  kubectl delete kafkatopics --all --namespace kafka --timeout=60s >/dev/null
+served=$(kubectl get crd kafkatopics.kafka.strimzi.io --ignore-not-found -o 'jsonpath={.spec.versions[?(@.storage==true)].name}')
+if [[ -n $served && $served != "$flavour" ]]; then
+  kubectl delete kafkatopics --all --namespace kafka --timeout=20s >/dev/null || say "some KafkaTopics did not let go"
   components stop topic-operator
   release_kafkatopics
-  kubectl delete -f "$strimzi/$(<"$state/strimzi")" --timeout=60s >/dev/null
+  kubectl delete -f "$strimzi/$served" --ignore-not-found --timeout=60s >/dev/null
 fi
 kubectl apply --server-side -f "$strimzi/$flavour" >/dev/null
 echo "$flavour" >"$state/strimzi"
@@ -105,6 +124,11 @@ lap "Strimzi's objects are applied"
 
 all_brokers() { [[ $(kcat -b "$node_ip:9092" -L -J -m 2 | jq '.brokers | length') == "$brokers" ]]; }
 wait_for "Kafka is ready" all_brokers
+# One that runs with other settings, or is of another build, is replaced.
+echo "$topic_operator $resync" >"$state/topic-operator.new"
+cmp -s "$state/topic-operator.new" "$state/topic-operator" || components stop topic-operator
+mv "$state/topic-operator.new" "$state/topic-operator"
+echo "$resync" >"$state/resync"
 components start topic-operator
 report() { # OBJECT STATUS: unless it says so already
   local generation observed
@@ -120,5 +144,7 @@ kubectl wait --for=condition=Ready "node/$node" --timeout=120s >/dev/null
 lap "the node is Ready"
 kubectl -n kube-system rollout status deploy/coredns --timeout=120s >/dev/null
 lap "DNS is ready"
+components check containerd etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy \
+  "${kafka_components[@]}" topic-operator
 say "Kafka listens on $node_ip:9092; kubectl and helm are in $kube/bin"
 echo "export KUBECONFIG=$KUBECONFIG"

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
 use kube::api::{Api, DynamicObject, LogParams, ObjectMeta, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::discovery::{Discovery, Scope, verbs};
-use kube::runtime::watcher;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config, Resource, ResourceExt, discovery};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,7 +71,10 @@ pub async fn in_namespace(name: &str, test: impl AsyncFnOnce(Client, &str)) {
     namespaces.create(&Default::default(), &Namespace { metadata, ..Namespace::default() }).await.unwrap();
     let result = AssertUnwindSafe(test(client.clone(), &name)).catch_unwind().await;
     if result.is_err() {
-        eprintln!("{}", report(&client, &name).await);
+        match tokio::time::timeout(DEADLINE, report(&client, &name)).await {
+            Ok(report) => eprintln!("{report}"),
+            Err(_) => eprintln!("the namespace {name} could not be read within {DEADLINE:?}"),
+        }
         release_kafka_topics(&client, &name).await;
     }
     namespaces.delete(&name, &Default::default()).await.unwrap();
@@ -109,13 +112,44 @@ pub async fn apply(client: &Client, namespace: &str, yaml: &str) {
     }
 }
 
+/// What a pod needs in a namespace whose pods are restricted.
+const RESTRICTED: &str = "securityContext: {allowPrivilegeEscalation: false, runAsNonRoot: true, \
+     readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}";
+
+/// A Deployment of one container with the image of this tree.
+pub fn deployment(name: &str, args: &str, more: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}}}\nspec:\n  selector: {{matchLabels: {{app: \
+         {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      \
+         automountServiceAccountToken: false\n      containers:\n      - name: lazaret\n        image: {}\n        \
+         args: {args}\n        {RESTRICTED}\n        {}\n",
+        image(),
+        more.trim().replace('\n', "\n        ")
+    )
+}
+
+/// A Deployment of a worker that reads a topic, with its configuration. A record whose amount is negative fails.
+pub fn worker(name: &str, topic: &str) -> String {
+    let pipeline = super::pipeline::yaml(topic, "processor: {rules: [{when: value.amount < 0, error: 'E: bad'}]}");
+    let config = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+        "data": {"pipeline.yaml": pipeline}});
+    let args = format!(
+        "[worker, --stage, main, --file, /etc/lazaret/pipeline.yaml, --bootstrap-servers, '{BOOTSTRAP}', --listen, \
+         '0.0.0.0:8080']"
+    );
+    let mounted = "readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}\nvolumeMounts: [{name: \
+         config, mountPath: /etc/lazaret}]";
+    let deployment = deployment(name, &args, mounted);
+    format!("{config}\n---\n{deployment}      volumes: [{{name: config, configMap: {{name: {name}}}}}]\n")
+}
+
 /// Waits until `probe` finds in the object what the test waits for, and says what it saw last when it never does.
 pub async fn wait_for<K, T>(api: &Api<K>, name: &str, what: &str, probe: impl Fn(&K) -> Option<T>) -> T
 where
     K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
 {
     let mut seen = None;
-    let mut states = Box::pin(watcher::watch_object(api.clone(), name));
+    let mut states = Box::pin(watcher::watch_object(api.clone(), name).default_backoff());
     let found = async {
         while let Some(state) = states.next().await {
             // A watch that breaks is taken up again by itself.

@@ -12,7 +12,7 @@ pub mod topics;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::lazaret as lazaret_lib;
 use lazaret_lib::kafka::connection::Connection;
@@ -74,12 +74,14 @@ pub fn unique(name: &str) -> String {
 
 /// Waits until `probe` has an answer, and says what was awaited when it never has.
 pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(answer) = probe().await {
-            return answer;
+    let answered = async {
+        loop {
+            if let Some(answer) = probe().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        assert!(began.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
+    };
+    let answer = tokio::time::timeout(DEADLINE, answered).await;
+    answer.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain: {what}"))
 }

@@ -118,6 +118,12 @@ pub fn partitions(address: &str, topic: &str) -> Option<usize> {
     topic.error().is_none().then(|| topic.partitions().len())
 }
 
+/// Waits until the topic has so many partitions, or is there no more: a broker learns of both a moment later.
+pub async fn has(address: &str, topic: &str, wanted: Option<usize>) {
+    let what = format!("topic {topic} has {wanted:?} partitions");
+    super::eventually(&what, async || (partitions(address, topic) == wanted).then_some(())).await;
+}
+
 /// How many brokers the cluster has.
 pub fn brokers(address: &str) -> usize {
     let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", address).create().unwrap();

@@ -1,7 +1,7 @@
 //! The stand-in's loop: every KafkaTopic is looked at when it changes, and all of them at each resync. Nothing else makes
 //! it look, no matter how a look ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -39,6 +39,7 @@ struct Operator {
     admin: Admin,
     known: HashMap<String, DynamicObject>,
     seen: HashMap<String, Cause>,
+    listed: HashSet<String>,
 }
 
 /// KafkaTopics in the newest version that the cluster serves.
@@ -56,7 +57,7 @@ pub async fn run(client: Client, settings: Settings) -> Result<(), kube::Error> 
     let ours = watcher::Config::default().labels(&format!("strimzi.io/cluster={}", settings.cluster));
     let mut events = Box::pin(watcher::watcher(api.clone(), ours));
     let admin = Admin::new(settings.bootstrap_servers, settings.kafka_timeout);
-    let mut operator = Operator { api, admin, known: HashMap::new(), seen: HashMap::new() };
+    let mut operator = Operator { api, admin, known: HashMap::new(), seen: HashMap::new(), listed: HashSet::new() };
     let mut resync = tokio::time::interval(settings.resync);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -84,6 +85,7 @@ impl Operator {
         match event {
             Event::Apply(object) | Event::InitApply(object) => {
                 let uid = object.uid().unwrap_or_default();
+                self.listed.insert(uid.clone());
                 let changed = self.seen.get(&uid) != Some(&cause(&object));
                 self.known.insert(uid.clone(), object);
                 if changed {
@@ -95,7 +97,12 @@ impl Operator {
                 self.known.remove(&uid);
                 self.seen.remove(&uid);
             }
-            Event::Init | Event::InitDone => {}
+            // A list from the beginning: what is not in it was deleted while nobody watched.
+            Event::Init => self.listed.clear(),
+            Event::InitDone => {
+                self.known.retain(|uid, _| self.listed.contains(uid));
+                self.seen.retain(|uid, _| self.listed.contains(uid));
+            }
         }
     }
 
@@ -181,7 +188,9 @@ impl Operator {
             if contract::is_renamed(object) {
                 return Ok(());
             }
-            if let Err(error) = self.admin.delete(&contract::topic_name(object)).await {
+            if self.older_owner(object).is_none()
+                && let Err(error) = self.admin.delete(&contract::topic_name(object)).await
+            {
                 return self.say(object, &Verdict::kafka_error(error), None).await;
             }
         }
@@ -191,7 +200,11 @@ impl Operator {
 
     /// Another object that has the same topic and was there first.
     fn older_owner(&self, object: &DynamicObject) -> Option<&DynamicObject> {
-        let age = |object: &DynamicObject| (object.metadata.creation_timestamp.clone(), object.name_any());
+        // Kubernetes counts in seconds: of two in one second, the one that has the finalizer was there first.
+        let age = |object: &DynamicObject| {
+            let unmarked = !object.finalizers().iter().any(|name| name == FINALIZER);
+            (object.metadata.creation_timestamp.clone(), unmarked, object.name_any())
+        };
         let topic = contract::topic_name(object);
         self.known.values().find(|other| {
             other.uid() != object.uid()
