@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 it failed while it ran, 2 what was asked for is wrong (arguments, files).
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use crate::kafka::connection::Connection;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, LogFormat};
 use crate::worker::process::{Process, ProcessSettings, Summary};
+use crate::worker::processor::{FaultSwitch, Processor};
 
 /// Gives every Kafka topic a professional error path.
 #[derive(Debug, Parser)]
@@ -46,7 +48,7 @@ struct DevArgs {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// A Kafka to use instead of the embedded broker; missing topics are created there.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = addresses)]
     bootstrap_servers: Option<String>,
     /// Where the HTTP API listens.
     #[arg(long, default_value = "127.0.0.1:18082", value_name = "ADDRESS:PORT")]
@@ -62,7 +64,7 @@ struct WorkerArgs {
     #[arg(long = "file", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Where Kafka is. Default: what the file says in spec.kafka.bootstrapServers.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = addresses)]
     bootstrap_servers: Option<String>,
     /// Where the HTTP API listens.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
@@ -95,18 +97,21 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Dev(args) => block_on(dev(args)),
         Command::Worker(args) => block_on(worker(args)),
-        Command::Crds => {
-            print!("{}", api::crds());
-            Ok(())
-        }
+        Command::Crds => print(&api::crds()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lazaret: {error:#}");
+            let _ = writeln!(std::io::stderr(), "lazaret: {error:#}");
             ExitCode::from(if error.is::<Refused>() { 2 } else { 1 })
         }
     }
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("standard output cannot be written")
 }
 
 /// Runs to the end, and then waits for nothing more: a question to a Kafka that hangs must not keep the process.
@@ -128,7 +133,7 @@ async fn dev(args: DevArgs) -> Result<()> {
     };
     let mut failed = false;
     if started {
-        println!("{}", dev.overview());
+        let _ = print(&format!("{}\n", dev.overview()));
         failed = tokio::select! {
             () = shutdown.requested() => false,
             () = dev.failed() => true,
@@ -150,6 +155,18 @@ async fn worker(args: WorkerArgs) -> Result<()> {
         () = process.failed() => true,
     };
     end(process.stop(), shutdown, failed).await
+}
+
+/// Checks addresses that are separated by commas. librdkafka would take what is no port for port 0 and say nothing.
+fn addresses(text: &str) -> Result<String, String> {
+    let is_address = |address: &str| {
+        let Some((host, port)) = address.trim().rsplit_once(':') else { return false };
+        !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    match text.split(',').all(is_address) {
+        true => Ok(text.to_owned()),
+        false => Err("must be HOST:PORT, or several separated by commas".to_owned()),
+    }
 }
 
 /// The one Kafka that all of the pipelines are on: what the command line says, else what they say.
@@ -177,7 +194,8 @@ async fn end(stop: impl Future<Output = Summary>, mut shutdown: Shutdown, failed
         summary = stop => summary,
         () = shutdown.requested() => bail!("stopped at once: records in flight are processed again at the next start"),
     };
-    println!("stopped: {processed} processed, {retried} retried, {dead_lettered} sent to the DLT");
+    // What was done is done, whether or not somebody reads of it.
+    let _ = print(&format!("stopped: {processed} processed, {retried} retried, {dead_lettered} sent to the DLT\n"));
     if failed {
         bail!("a stage could not go on: see the log");
     }
@@ -199,7 +217,12 @@ fn read(files: &[PathBuf]) -> Result<Vec<Pipeline>> {
     if objects.is_empty() {
         return Err(refused("there is no pipeline in the files".into()));
     }
-    validate::validate_all(&objects).map_err(|error| refused(error.to_string()))
+    let pipelines = validate::validate_all(&objects).map_err(|error| refused(error.to_string()))?;
+    for Pipeline { name, processor, .. } in &pipelines {
+        let made = Processor::new(processor, FaultSwitch::default());
+        made.map_err(|error| refused(format!("{name}: spec.{error}")))?;
+    }
+    Ok(pipelines)
 }
 
 /// The name of this process in dead letters: the pod's, where there is one.

@@ -91,7 +91,7 @@ impl Dev {
     pub fn overview(&self) -> String {
         let (api, kafka) = (format!("http://{}", self.process.address()), &self.bootstrap_servers);
         let kind = match self.broker {
-            Some(_) => "embedded, in memory, no transactions",
+            Some(_) => "embedded, in memory, no transactions, keeps the newest 5 MiB a partition",
             None => "yours",
         };
         let mut text = format!("\n  HTTP API    {api}  (stats, metrics, health, openapi.json)\n");

@@ -1,6 +1,6 @@
 //! Where logs go and what they look like: text for a person, JSON for a pod's log collector.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -21,10 +21,28 @@ impl Default for LogFormat {
     }
 }
 
+/// Standard error, for as long as somebody reads it.
+///
+/// `2>&1 | grep …` ends with the terminal's Ctrl-C before the process that it reads from has drained; a disk may be full. A
+/// line that cannot be written is lost, and nothing else is.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = io::stderr().flush();
+        Ok(())
+    }
+}
+
 /// Starts to log to standard error. `RUST_LOG` chooses what, `info` by default.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| StandardError);
     match format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

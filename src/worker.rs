@@ -82,11 +82,12 @@ pub struct WorkerSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The processor cannot be called.
-    #[error("{pipeline}: {source}")]
+    #[error("{pipeline}: the processor cannot be called")]
     Processor {
         /// The pipeline.
         pipeline: String,
         /// Why.
+        #[source]
         source: ClientError,
     },
     /// librdkafka refuses a setting, or has no resources.

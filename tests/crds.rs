@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 22] = [
+const REFUSED: [(&str, &str); 23] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -47,6 +47,7 @@ const REFUSED: [(&str, &str); 22] = [
         "spec.dlt.topic.name: must be a topic name: only letters, digits, '.', '_' and '-', and neither '.' nor '..'",
     ),
     ("spec: {topic: {replicas: 0}}", "spec.topic.replicas: must be at least 1, or -1 for the cluster's default"),
+    ("spec: {consumer: {sessionTimeout: 31m}}", "spec.consumer.sessionTimeout: must be 6s to 30m"),
     (
         "spec: {consumer: {drainTimeout: 45s}}",
         "spec.consumer.drainTimeout: must be shorter than sessionTimeout: otherwise Kafka gives the partitions away \

@@ -125,3 +125,60 @@ async fn readiness_comes_with_the_broker() {
     };
     eventually("it is ready", ready).await;
 }
+
+#[test]
+fn an_endpoint_that_cannot_be_called_is_refused_before_anything_starts() {
+    for (url, headers) in [("http://h:99999/", "{}"), ("http://a b/", "{}"), ("http://h/", "{bad name: x}")] {
+        let error = refused(&[yaml("orders", &format!("processor: {{http: {{url: '{url}', headers: {headers}}}}}"))]);
+        assert!(error.contains("orders: spec.processor.http."), "{error}");
+    }
+}
+
+#[test]
+fn a_session_timeout_that_brokers_refuse_is_refused() {
+    let error = refused(&[yaml("orders", &format!("{RULES}\nconsumer: {{sessionTimeout: 1ms, drainTimeout: 0s}}"))]);
+    assert!(error.contains("spec.consumer.sessionTimeout: must be 6s to 30m"), "{error}");
+}
+
+#[test]
+fn more_partitions_than_anyone_can_want_are_refused() {
+    let error = refused(&[yaml("orders", &format!("topic: {{name: orders, partitions: 2147483647}}\n{RULES}"))]);
+    assert!(error.contains("spec.topic.partitions: must be at most 10000"), "{error}");
+}
+
+#[test]
+fn addresses_that_are_none_are_refused() {
+    for address in ["", "localhost", "http://localhost:9092", "localhost:notaport", "localhost:99999", "a:1,,b:2"] {
+        let (code, _, error) = run(&["dev", "examples/orders.yaml", "--bootstrap-servers", address]);
+        assert_eq!(code, Some(2), "{address}: {error}");
+        assert!(error.contains("must be HOST:PORT"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_any_more_does_not_keep_the_work_from_being_done() {
+    let folder = std::env::temp_dir().join(support::unique("unread"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("orders.yaml");
+    std::fs::write(&file, yaml("orders", &format!("{RULES}\ningress: {{enabled: true}}"))).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lazaret"));
+    command.args(["dev", file.to_str().unwrap(), "--listen", "127.0.0.1:0"]).stdin(std::process::Stdio::null());
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut log, &mut line).unwrap();
+    let api = line.trim().rsplit_once("address=").unwrap().1.to_owned();
+    drop((log, child.stdout.take()));
+    let posted = async || {
+        let post = format!("curl -sf -X POST http://{api}/api/v1/orders -d '{{\"amount\": -1}}'");
+        std::process::Command::new("bash").args(["-c", &post]).output().ok().filter(|output| output.status.success())
+    };
+    eventually("a record is taken in", posted).await;
+    let stats = async || {
+        let stats = bash(&format!("curl -sf http://{api}/api/v1/stats"));
+        stats.contains("\"deadLettered\":1").then_some(())
+    };
+    eventually("it is dead-lettered, which is logged", stats).await;
+    bash(&format!("kill -INT {}", child.id()));
+    assert!(child.wait().unwrap().success(), "it drains and ends as if the log were read");
+}

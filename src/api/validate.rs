@@ -33,6 +33,16 @@ pub enum InvalidPipeline {
         /// What is wrong with the expression.
         error: ExpressionError,
     },
+    /// Both stages would be members of one group.
+    #[error(
+        "{pipeline}: spec.consumer.groupId and spec.retry.groupId are both `{group}`: each stage needs its own group"
+    )]
+    OneGroup {
+        /// The pipeline.
+        pipeline: String,
+        /// The group.
+        group: String,
+    },
     /// Two pipelines would get in each other's way.
     #[error("pipelines `{one}` and `{other}` both use {what} `{name}`: give one of them another")]
     Shared {
@@ -61,6 +71,10 @@ pub fn validate_all(objects: &[ErrorHandlingPipeline]) -> Result<Vec<Pipeline>, 
 /// Validates one pipeline.
 pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipeline> {
     let spec = &object.spec;
+    // One of the two may be a default, which the rules of the CRD cannot see: it has the object's name in it.
+    if object.consumer_group() == object.retry_group() {
+        return Err(InvalidPipeline::OneGroup { pipeline: object.name_any(), group: object.retry_group() });
+    }
     let invalid = |path: String| {
         let pipeline = object.name_any();
         move |error| InvalidPipeline::Expression { pipeline, path, error }
@@ -284,6 +298,22 @@ mod tests {
         let error = validate(&object).unwrap_err().to_string();
         assert!(error.starts_with("shop: spec.processor.rules[0].when: `value.amount <` does not compile"), "{error}");
         assert!(!error.contains('\n'));
+    }
+
+    #[test]
+    fn a_group_that_is_the_other_stages_default_is_refused() {
+        let object = object(
+            "a",
+            "topic: {name: t}\nprocessor: {rules: [{when: 'false', error: E}]}\nconsumer: {groupId: a-retry-group}",
+        );
+        assert!(validate(&object).unwrap_err().to_string().contains("are both `a-retry-group`"));
+    }
+
+    #[test]
+    fn an_expression_over_several_lines_is_named_on_one() {
+        let object = object("a", "topic: {name: t}\nprocessor: {rules: [{when: \"value.a <\\n  1 +\", error: E}]}");
+        let error = validate(&object).unwrap_err().to_string();
+        assert!(error.contains("`value.a < 1 +` does not compile"), "{error}");
     }
 
     #[test]

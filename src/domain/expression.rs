@@ -149,7 +149,7 @@ impl Expression {
     /// Compiles `source`, which may use the names of `vocabulary`.
     pub fn compile(source: &str, vocabulary: Vocabulary) -> Result<Self, ExpressionError> {
         let program = Program::compile(source).map_err(|errors| ExpressionError::Syntax {
-            source_text: source.into(),
+            source_text: one_line(source),
             reason: errors.errors.first().map_or_else(|| "empty".into(), |e| one_line(&e.msg)),
         })?;
         let survey = Survey::of(program.expression());
@@ -157,7 +157,7 @@ impl Expression {
         survey::make_selection_strict(&mut syntax);
         let unknown = |names: &BTreeSet<String>, known: &[&str]| {
             let name = names.iter().find(|name| !known.contains(&name.as_str()))?.clone();
-            Some(ExpressionError::Unknown { source_text: source.into(), name, known: known.join(", ") })
+            Some(ExpressionError::Unknown { source_text: one_line(source), name, known: known.join(", ") })
         };
         match unknown(&survey.variables, vocabulary.names()).or_else(|| unknown(&survey.functions, &FUNCTION_NAMES)) {
             Some(error) => Err(error),

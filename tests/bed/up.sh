@@ -118,7 +118,13 @@ fi
 kubectl apply --server-side -f "$strimzi/$flavour" >/dev/null
 echo "$flavour" >"$state/strimzi"
 # Tried again: a CRD that has no conditions at all yet is an error to it.
-wait_for "Strimzi's CRDs are served" kubectl wait --timeout=5s --for=condition=Established -f "$strimzi/$flavour"
+wait_for "Strimzi's CRDs are there" kubectl wait --timeout=5s --for=condition=Established -f "$strimzi/$flavour"
+# What the API server says that it serves follows its CRDs a moment later, those that went too.
+only_flavour_is_served() {
+  kubectl get --raw /apis/kafka.strimzi.io | jq -e --arg wanted "$flavour" '[.versions[].version] |
+    index($wanted) != null and (map(select(. == ("v1", "v1beta2") and . != $wanted)) | length == 0)'
+}
+wait_for "Strimzi's API is $flavour" only_flavour_is_served
 kafka_objects "$flavour" | kubectl apply --server-side --force-conflicts -f - >/dev/null
 lap "Strimzi's objects are applied"
 

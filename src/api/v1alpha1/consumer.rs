@@ -4,7 +4,7 @@ use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{duration::Duration, schema};
+use crate::api::duration::Duration;
 
 /// How records are read from the topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,9 +16,9 @@ pub struct Consumer {
     #[schemars(length(min = 1, max = 249))]
     pub group_id: Option<String>,
 
-    /// After how long without a sign of life a worker's partitions are given to another one. Default: `45s`. The
-    /// brokers set bounds to it, 6s to 30m unless configured otherwise.
-    #[schemars(extend("x-kubernetes-validations" = schema::longer_than_zero()))]
+    /// After how long without a sign of life a worker's partitions are given to another one: 6s to 30m, the bounds that
+    /// brokers have unless they are configured otherwise. Default: `45s`.
+    #[schemars(extend("x-kubernetes-validations" = within_the_brokers_bounds()))]
     pub session_timeout: Duration,
 
     /// How long a worker may finish the records in hand when it stops or gives up a partition. Default: `20s`. Must be
@@ -30,6 +30,11 @@ impl Default for Consumer {
     fn default() -> Self {
         Self { group_id: None, session_timeout: Duration::from_secs(45), drain_timeout: Duration::from_secs(20) }
     }
+}
+
+/// A broker refuses other values, and the worker would wait for its partitions for ever.
+fn within_the_brokers_bounds() -> [Rule; 1] {
+    [Rule::new("duration(self) >= duration('6s') && duration(self) <= duration('30m')").message("must be 6s to 30m")]
 }
 
 fn rules() -> [Rule; 1] {

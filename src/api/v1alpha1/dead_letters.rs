@@ -34,7 +34,7 @@ pub struct DeadLetterTopic {
     #[schemars(schema_with = "topic::name")]
     pub name: Option<String>,
 
-    /// How many partitions the dead letter topic has, at least 1. Default: 3. They can be added later, never taken
+    /// How many partitions the dead letter topic has, 1 to 10000. Default: 3. They can be added later, never taken
     /// away.
     #[schemars(schema_with = "topic::partitions")]
     pub partitions: i32,

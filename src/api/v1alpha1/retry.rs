@@ -69,7 +69,7 @@ pub struct RetryTopic {
     #[schemars(schema_with = "topic::name")]
     pub name: Option<String>,
 
-    /// How many partitions the retry topic has, at least 1. Default: 3. They can be added later, never taken away.
+    /// How many partitions the retry topic has, 1 to 10000. Default: 3. They can be added later, never taken away.
     #[schemars(schema_with = "topic::partitions")]
     pub partitions: i32,
 

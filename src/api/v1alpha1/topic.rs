@@ -16,7 +16,7 @@ pub struct Topic {
     #[schemars(schema_with = "name")]
     pub name: String,
 
-    /// How many partitions the topic has, at least 1 (default). They can be added later, never taken away.
+    /// How many partitions the topic has, 1 (default) to 10000. They can be added later, never taken away.
     #[serde(default = "one")]
     #[schemars(schema_with = "partitions")]
     pub partitions: i32,
@@ -54,12 +54,14 @@ pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Describes a number of partitions: Kafka cannot take one away.
+/// Describes a number of partitions: Kafka cannot take one away. It knows no highest number; this one is far beyond what a
+/// topic can use, and keeps a slip of the finger from a cluster.
 pub(super) fn partitions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "integer",
         "format": "int32",
         "minimum": 1,
+        "maximum": 10_000,
         "x-kubernetes-validations": [
             Rule::new("self >= oldSelf")
                 .message("partitions cannot be lowered: Kafka keeps them for the life of a topic"),
