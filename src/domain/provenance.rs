@@ -87,6 +87,9 @@ pub struct Provenance {
     pub due: Option<Timestamp>,
 }
 
+/// No record is older.
+const EPOCH: Timestamp = Timestamp(0);
+
 impl Provenance {
     /// The past of a record that was found in the main topic: none, whatever its headers say.
     pub fn fresh(record: &Record) -> Self {
@@ -101,16 +104,18 @@ impl Provenance {
 
     /// The past of a record that was found in the retry topic.
     ///
-    /// No due time lies further ahead than the policy's `longest_delay`, and no first failure in the future.
+    /// No due time lies further ahead than the policy's `longest_delay` or before the record was written, no first failure
+    /// in the future, and nothing before 1970.
     pub fn of_retry(record: &Record, longest_delay: Duration, now: Timestamp) -> Self {
         let instant = |name| number(record, name).map(Timestamp);
         let attempts = number(record, header::ATTEMPTS).unwrap_or(0);
+        let written = record.timestamp.map_or(EPOCH, |written| written.max(EPOCH));
         let fresh = Self::fresh(record);
         Self {
             origin: Self::origin_of_retry(record).unwrap_or(fresh.origin),
             attempts,
-            first_failure: instant(header::FIRST_FAILURE).map(|first| first.min(now)),
-            due: instant(header::DUE).map(|due| due.min(now.after(longest_delay))),
+            first_failure: instant(header::FIRST_FAILURE).map(|first| first.max(EPOCH).min(now)),
+            due: instant(header::DUE).map(|due| due.max(written).min(now.after(longest_delay))),
         }
     }
 
@@ -119,7 +124,7 @@ impl Provenance {
         let topic = record.header_text(header::ORIGINAL_TOPIC).filter(|topic| is_topic_name(topic))?;
         let partition: i32 = number(record, header::ORIGINAL_PARTITION)?;
         let offset: i64 = number(record, header::ORIGINAL_OFFSET)?;
-        let timestamp = number(record, header::ORIGINAL_TIMESTAMP).map(Timestamp);
+        let timestamp = number(record, header::ORIGINAL_TIMESTAMP).map(Timestamp).filter(|time| *time >= EPOCH);
         let origin = Origin { topic: topic.into(), partition, offset, timestamp };
         (partition >= 0 && offset >= 0).then_some(origin)
     }
@@ -218,6 +223,22 @@ mod tests {
         assert_eq!(past.due, Some(Timestamp(1_060_000)));
         assert_eq!(past.first_failure, Some(NOW));
         assert_eq!((past.attempts, past.idempotency_key().as_str()), (0, "orders.retry:1:9"));
+    }
+
+    #[test]
+    fn forged_times_from_before_the_record_was_written_make_nothing_late() {
+        let long_ago = "-9223372036854775808";
+        let forged = record(&[
+            ("lazaret-due", long_ago),
+            ("lazaret-first-failure", long_ago),
+            ("lazaret-original-topic", "orders"),
+            ("lazaret-original-partition", "1"),
+            ("lazaret-original-offset", "2"),
+            ("lazaret-original-timestamp", long_ago),
+        ]);
+        let past = Provenance::of_retry(&forged, LONGEST, NOW);
+        assert_eq!((past.due, past.first_failure), (Some(Timestamp(900_000)), Some(Timestamp(0))));
+        assert_eq!((&*past.origin.topic, past.origin.timestamp), ("orders", None));
     }
 
     #[test]

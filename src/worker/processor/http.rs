@@ -84,6 +84,9 @@ impl HttpProcessor {
 fn request_headers(record: &Record, past: &Provenance) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut put = |name: &str, value: &str| {
+        if value.len() > ATTRIBUTE_MAX_BYTES {
+            return;
+        }
         let encoded = utf8_percent_encode(value, CE_ENCODED).to_string();
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::try_from(encoded)) {
             headers.insert(name, value);
@@ -113,6 +116,9 @@ fn request_headers(record: &Record, past: &Provenance) -> HeaderMap {
     headers.extend(HeaderValue::try_from(content_type).map(|value| (CONTENT_TYPE, value)));
     headers
 }
+
+/// A longer attribute is left out: servers refuse requests whose head is long, many from 8 KiB on.
+const ATTRIBUTE_MAX_BYTES: usize = 1024;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -199,6 +205,15 @@ mod tests {
         let headers = headers_of(vec![Header::new("ce_id", "e-1"), Header::new("ce_type", "shop.order")], b"k");
         assert_eq!((&headers["ce-id"], &headers["ce-type"]), (&"e-1".parse().unwrap(), &"shop.order".parse().unwrap()));
         assert_eq!(headers["idempotency-key"], "\"orders:2:7\"");
+    }
+
+    #[test]
+    fn attributes_too_long_for_a_servers_patience_are_left_out() {
+        let long = "x".repeat(ATTRIBUTE_MAX_BYTES + 1);
+        let headers = headers_of(vec![Header::new("ce_subject", long.clone())], b"k");
+        assert!(!headers.contains_key("ce-subject"));
+        assert_eq!(headers["ce-partitionkey"], "k");
+        assert_eq!(headers["ce-id"], "orders:2:7");
     }
 
     #[test]
