@@ -11,7 +11,9 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::failure::{Failure, FailureKind, Outcome};
 
@@ -35,12 +37,21 @@ pub struct Answer<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Problem {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "if_of_its_type")]
     type_uri: Option<String>,
+    #[serde(deserialize_with = "if_of_its_type")]
     title: Option<String>,
+    #[serde(deserialize_with = "if_of_its_type")]
     detail: Option<String>,
+    #[serde(deserialize_with = "if_of_its_type")]
     retryable: Option<bool>,
+    #[serde(deserialize_with = "if_of_its_type")]
     stack_trace: Option<String>,
+}
+
+/// A member whose value has another type than it should is as good as absent (RFC 9457, section 3.1).
+fn if_of_its_type<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 /// Says what an answer means.
@@ -57,7 +68,7 @@ pub fn classify(answer: &Answer<'_>) -> Outcome {
 }
 
 fn failure(answer: &Answer<'_>, verdict: Option<FailureKind>) -> Failure {
-    // A body that is no problem document, or one with members of unexpected types, says nothing; the status still does.
+    // A body that is no problem document says nothing; the status still does.
     let problem: Problem = serde_json::from_slice(answer.body).unwrap_or_default();
     let status = format!("HTTP {}", answer.status);
     let named = |text: Option<String>| text.filter(|text| !text.is_empty());
@@ -133,6 +144,14 @@ mod tests {
             let bare = failed(&Answer { body, ..status(500) });
             assert_eq!((bare.error_type.as_str(), bare.message.as_str()), ("HTTP 500", "HTTP 500"));
         }
+    }
+
+    #[test]
+    fn a_member_of_another_type_does_not_spoil_the_others() {
+        let body = br#"{"type":"urn:x","title":"T","retryable":"true","stackTrace":[]}"#;
+        let failure = failed(&Answer { body, ..status(422) });
+        assert_eq!((failure.error_type.as_str(), failure.kind), ("urn:x", FailureKind::Permanent));
+        assert_eq!((failure.message.as_str(), failure.stack_trace), ("urn:x: T", None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Reference: [CloudEvents HTTP protocol binding 1.0.2](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -146,14 +146,15 @@ async fn answer(mut response: Response) -> Outcome {
     classify(&Answer { status, disposition: disposition.as_deref(), retry_after, body: &body })
 }
 
-/// `Retry-After` in seconds, or as the date that HTTP also allows.
+/// `Retry-After` in seconds, or as a date in one of the three forms that HTTP allows (RFC 9110, section 5.6.7).
 fn delay(value: &str) -> Option<Duration> {
     let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More seconds than a number holds are more than any policy grants.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
     }
-    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
-    Some(Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or(Duration::ZERO))
+    let at = httpdate::parse_http_date(value).ok()?;
+    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// A request without an answer. The type is the root's: what the client wraps around it says nothing to group by.
@@ -229,6 +230,12 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         assert_eq!(delay(" 120 "), Some(Duration::from_secs(120)));
         assert_eq!(delay("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(delay("soon"), None);
+        assert_eq!(delay("Sunday, 06-Nov-94 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(delay("Sun Nov  6 08:49:37 1994"), Some(Duration::ZERO));
+        assert!(delay("Fri, 31 Dec 9999 23:59:59 GMT").is_some_and(|delay| delay.as_secs() > 3600));
+        assert_eq!(delay("99999999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
+        for nonsense in ["soon", "", "-1", "1.5"] {
+            assert_eq!(delay(nonsense), None);
+        }
     }
 }
