@@ -31,7 +31,7 @@ bed: ## build the Kubernetes cluster of the tests, with Kafka and Strimzi's CRDs
 
 bed-up: ## start it; BED_BROKERS=3 and BED_STRIMZI=v1beta2 make it another one
 	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
-	@rm -f "$${LAZARET_CACHE:-$$HOME/.cache/lazaret}/bed/for-a-run" # it is not a run's any more
+	@rm -f "$${LAZARET_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/lazaret}/bed/for-a-run" # it is not a run's any more
 	@tests/bed/up.sh
 
 bed-down: ## stop it, and leave nothing of it but what was built

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # with-bed.sh COMMAND…: run a command that may start the tests' cluster (tests/bed/up.sh). If it was not up before, it is
-# taken down afterwards; one that somebody started by hand is left alone.
+# taken down afterwards; one that somebody started by hand stays
+# up, though the tests of the box itself empty it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=../tests/bed/common.sh

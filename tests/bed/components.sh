@@ -72,9 +72,9 @@ start() {
   while ends "$1" && ((SECONDS < deadline)); do sleep 0.02; done
   command_of "$1"
   # setsid: a signal of the caller's terminal does not reach it. In its own directory: a crash leaves its report there.
-  mkdir -p "$state/work/$1"
+  mkdir -p "$state/cwd/$1"
   (
-    cd "$state/work/$1"
+    cd "$state/cwd/$1"
     echo "$BASHPID" >"$state/run/$1"
     exec setsid "${command[@]}" >>"$state/log/$1.log" 2>&1 </dev/null
   ) &

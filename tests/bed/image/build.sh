@@ -11,7 +11,7 @@ mkdir -p "$blobs"
 digest() { sha256sum | cut -d' ' -f1; }
 keep() { # a blob from standard input, named by its digest, which is printed with its size as {digest, size}
   local file
-  file=$(mktemp "$layout/blob.XXXXXX")
+  file=$(mktemp -p "$layout")
   cat >"$file"
   local sum
   sum=$(digest <"$file")

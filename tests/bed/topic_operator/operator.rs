@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, ResourceExt, discovery};
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ pub async fn run(client: Client, settings: Settings) -> Result<(), kube::Error> 
     info!(version = resource.api_version, namespace = settings.namespace, "looking after KafkaTopics");
     let api = Api::namespaced_with(client, &settings.namespace, &resource);
     let ours = watcher::Config::default().labels(&format!("strimzi.io/cluster={}", settings.cluster));
-    let mut events = Box::pin(watcher::watcher(api.clone(), ours));
+    let mut events = Box::pin(watcher::watcher(api.clone(), ours).default_backoff());
     let admin = Admin::new(settings.bootstrap_servers, settings.kafka_timeout);
     let mut operator = Operator { api, admin, known: HashMap::new(), seen: HashMap::new(), listed: HashSet::new() };
     let mut resync = tokio::time::interval(settings.resync);
@@ -64,10 +65,7 @@ pub async fn run(client: Client, settings: Settings) -> Result<(), kube::Error> 
         tokio::select! {
             event = events.next() => match event {
                 Some(Ok(event)) => operator.note(event).await,
-                Some(Err(error)) => {
-                    warn!(%error, "the watch broke");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+                Some(Err(error)) => warn!(%error, "the watch broke"),
                 None => return Ok(()),
             },
             _ = resync.tick() => {
