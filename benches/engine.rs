@@ -11,7 +11,7 @@ use lazaret::api::{file, validate};
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
-use lazaret::kafka::topics::create_missing;
+use lazaret::kafka::topics::Topics;
 use lazaret::worker::clock::now;
 use lazaret::worker::process::{Process, ProcessSettings};
 use rdkafka::config::ClientConfig;
@@ -49,7 +49,8 @@ fn records() -> u64 {
 fn compare() {
     let name = format!("bench-{:x}", now().0);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(create_missing(&Connection::new(kafka()), &pipeline(&name).topics)).expect("topics");
+    let topics = Topics::new(&Connection::new(kafka())).expect("a client");
+    runtime.block_on(topics.create_missing(&pipeline(&name).topics)).expect("topics");
     fill(&name);
     let rounds = number("LAZARET_BENCH_ROUNDS", 3);
     let mut seen = SUBJECTS.map(|_| vec![]);
@@ -216,7 +217,8 @@ async fn start(pipeline: Pipeline, stage: Stage) -> Process {
 #[tokio::main]
 async fn lateness(name: &str) {
     let pipeline = pipeline(&format!("{name}-late"));
-    create_missing(&Connection::new(kafka()), &pipeline.topics).await.expect("topics");
+    let topics = Topics::new(&Connection::new(kafka())).expect("a client");
+    topics.create_missing(&pipeline.topics).await.expect("topics");
     let retry_topic = pipeline.retry.topic.clone();
     let process = start(pipeline, Stage::Retry).await;
     let metrics = process.stages()[0].metrics.clone();

@@ -5,6 +5,7 @@
 //! This module does no I/O and talks to no cluster.
 
 pub mod byte_size;
+pub mod claims;
 pub mod duration;
 pub mod file;
 pub mod retention;

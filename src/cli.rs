@@ -16,6 +16,7 @@ use crate::dev::{Dev, DevSettings};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
+use crate::operator::{self, OperatorSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, LogFormat};
 use crate::worker::process::{Process, ProcessSettings, Summary};
@@ -38,6 +39,8 @@ enum Command {
     Dev(DevArgs),
     /// Run one stage of the pipelines in a file.
     Worker(WorkerArgs),
+    /// Look after the pipelines of a Kubernetes cluster.
+    Operator(OperatorArgs),
     /// Print the custom resource definitions.
     Crds,
 }
@@ -71,6 +74,22 @@ struct WorkerArgs {
     listen: SocketAddr,
 }
 
+#[derive(Debug, Args)]
+struct OperatorArgs {
+    /// A namespace whose pipelines to look after; may be given several times. Default: all namespaces.
+    #[arg(long = "namespace", value_name = "NAMESPACE")]
+    namespaces: Vec<String>,
+    /// The image that workers run; this binary is its entry point.
+    #[arg(long, value_name = "IMAGE")]
+    worker_image: String,
+    /// Where health and metrics are served.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The Lease by which several replicas agree on the one that acts, in the namespace that they run in.
+    #[arg(long, default_value = "lazaret-operator", value_name = "NAME")]
+    lease: String,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum StageName {
     Main,
@@ -97,6 +116,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Dev(args) => block_on(dev(args)),
         Command::Worker(args) => block_on(worker(args)),
+        Command::Operator(args) => block_on(operator(args)),
         Command::Crds => print(&api::crds()),
     };
     match result {
@@ -155,6 +175,13 @@ async fn worker(args: WorkerArgs) -> Result<()> {
         () = process.failed() => true,
     };
     end(process.stop(), shutdown, failed).await
+}
+
+async fn operator(args: OperatorArgs) -> Result<()> {
+    let OperatorArgs { namespaces, worker_image, listen, lease } = args;
+    let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
+    let settings = OperatorSettings { namespaces, worker_image, listen, lease, name: process_name() };
+    Ok(operator::run(settings, shutdown.requested()).await?)
 }
 
 /// Checks addresses that are separated by commas. librdkafka would take what is no port for port 0 and say nothing.

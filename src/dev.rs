@@ -10,7 +10,7 @@ use crate::domain::pipeline::{Pipeline, TopicPlan};
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::kafka::embedded::EmbeddedBroker;
-use crate::kafka::topics::{self, TopicError};
+use crate::kafka::topics::{TopicError, Topics};
 use crate::worker::StartError;
 use crate::worker::process::{Process, ProcessError, ProcessSettings, Summary};
 
@@ -80,9 +80,9 @@ impl Dev {
         self.process.reach_kafka().await;
         if self.broker.is_none() {
             let brokers = self.process.observer().brokers().await.map_err(DevError::Brokers)?;
-            let plans = self.pipelines.iter().flat_map(|pipeline| &pipeline.topics);
+            let plans = self.pipelines.iter().flat_map(|pipeline| &pipeline.topics).filter(|plan| plan.manage);
             let plans: Vec<_> = plans.map(|plan| with_at_most(brokers, plan)).collect();
-            topics::create_missing(&Connection::new(&self.bootstrap_servers), &plans).await?;
+            Topics::new(&Connection::new(&self.bootstrap_servers))?.create_missing(&plans).await?;
         }
         Ok(self.process.start()?)
     }
@@ -146,5 +146,12 @@ fn with_at_most(brokers: usize, plan: &TopicPlan) -> TopicPlan {
     if replicas < plan.replicas {
         info!(topic = &*plan.name, replicas, wanted = plan.replicas, "fewer replicas: the cluster has fewer brokers");
     }
-    TopicPlan { replicas, ..plan.clone() }
+    let mut config = plan.config.clone();
+    // More replicas than there are could never be in sync.
+    if let Some(in_sync) = config.get_mut("min.insync.replicas")
+        && in_sync.parse::<i32>().is_ok_and(|in_sync| replicas > 0 && in_sync > replicas)
+    {
+        *in_sync = replicas.to_string();
+    }
+    TopicPlan { replicas, config, ..plan.clone() }
 }

@@ -12,6 +12,7 @@
 //! | [`expression`] | CEL over a record |
 //! | [`rules`] | the processor that is written in CEL |
 //! | [`pipeline`] | what a user declared, complete and checked |
+//! | [`topic`] | how a topic that exists compares with the one that is asked for |
 //! | [`policy`] | how often and when a failure is tried again |
 //! | [`decide`] | what happens to a record now |
 //! | [`provenance`] | where a record came from and how often it was tried |
@@ -36,3 +37,4 @@ pub mod provenance;
 pub mod record;
 pub mod rules;
 pub mod time;
+pub mod topic;

@@ -11,6 +11,7 @@
 //!    dev            everything in one process, for a laptop
 //!     │
 //!   worker          the data plane: one engine, two stages, and its HTTP API
+//!  operator         the control plane: makes the cluster as each pipeline asks for
 //!     │
 //! api   kafka       what users write  ·  settings, records and topics of a Kafka client
 //!     │
@@ -22,6 +23,7 @@ pub mod cli;
 pub mod dev;
 pub mod domain;
 pub mod kafka;
+pub mod operator;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;

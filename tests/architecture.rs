@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 600;
 
 /// For each room, what it may not name. `crate::x` forbids another room, anything else a crate.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
+const FORBIDDEN: [(&str, &[&str]); 6] = [
     (
         "domain",
         &[
@@ -31,10 +31,37 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
             "std::net",
         ],
     ),
-    ("api", &["crate::kafka", "crate::worker", "crate::dev", "crate::cli", "rdkafka", "tokio", "axum", "reqwest"]),
-    ("kafka", &["crate::api", "crate::worker", "crate::dev", "crate::cli", "kube", "k8s_openapi", "axum", "reqwest"]),
-    ("worker", &["crate::api", "crate::dev", "crate::cli", "kube", "k8s_openapi"]),
-    ("dev", &["crate::cli", "crate::api", "kube", "k8s_openapi"]),
+    (
+        "api",
+        &[
+            "crate::kafka",
+            "crate::operator",
+            "crate::worker",
+            "crate::dev",
+            "crate::cli",
+            "rdkafka",
+            "tokio",
+            "axum",
+            "reqwest",
+        ],
+    ),
+    (
+        "kafka",
+        &[
+            "crate::api",
+            "crate::operator",
+            "crate::worker",
+            "crate::dev",
+            "crate::cli",
+            "kube",
+            "k8s_openapi",
+            "axum",
+            "reqwest",
+        ],
+    ),
+    ("operator", &["crate::worker", "crate::dev", "crate::cli", "rdkafka", "reqwest"]),
+    ("worker", &["crate::api", "crate::operator", "crate::dev", "crate::cli", "kube", "k8s_openapi"]),
+    ("dev", &["crate::cli", "crate::operator", "crate::api", "kube", "k8s_openapi"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

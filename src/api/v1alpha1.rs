@@ -12,6 +12,8 @@ mod pipeline;
 mod processor;
 mod retry;
 mod retry_rule;
+mod status;
+mod template;
 mod topic;
 
 pub use consumer::Consumer;
@@ -19,8 +21,10 @@ pub use dead_letters::{DeadLetterFormat, DeadLetterTopic, DeadLetters, StackTrac
 pub use http::{HttpMethod, HttpProcessor};
 pub use ingress::{FaultInjection, Ingress};
 pub use kafka::Kafka;
-pub use pipeline::{Delivery, ErrorHandlingPipeline, ErrorHandlingPipelineSpec, Ordering};
+pub use pipeline::{DeletionPolicy, Delivery, ErrorHandlingPipeline, ErrorHandlingPipelineSpec, Ordering};
 pub use processor::{Processor, Rule};
 pub use retry::{InPlace, Retry, RetryTopic, Strategy};
 pub use retry_rule::RetryRule;
-pub use topic::Topic;
+pub use status::{ErrorHandlingPipelineStatus, StageStatus, TopicStatus};
+pub use template::{ContainerTemplate, MetadataTemplate, PodTemplate, Template};
+pub use topic::{Adopt, Topic};

@@ -5,10 +5,10 @@
 //! out of each other's way.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use kube::ResourceExt;
 
+use super::claims::{Claims, Shared, check_disjoint};
 use super::v1alpha1::{self as v1, ErrorHandlingPipeline};
 use crate::domain::envelope::DeadLetterFormat;
 use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
@@ -44,24 +44,16 @@ pub enum InvalidPipeline {
         group: String,
     },
     /// Two pipelines would get in each other's way.
-    #[error("pipelines `{one}` and `{other}` both use {what} `{name}`: give one of them another")]
-    Shared {
-        /// A pipeline.
-        one: String,
-        /// Another.
-        other: String,
-        /// What both name.
-        what: &'static str,
-        /// The name.
-        name: String,
-    },
+    #[error(transparent)]
+    Shared(#[from] Shared),
 }
 
 /// Validates pipelines that are to run side by side.
 pub fn validate_all(objects: &[ErrorHandlingPipeline]) -> Result<Vec<Pipeline>, InvalidPipeline> {
     let pipelines = objects.iter().map(validate).collect::<Result<Vec<_>, _>>()?;
-    for (index, one) in pipelines.iter().enumerate() {
-        for other in &pipelines[index + 1..] {
+    let claims: Vec<_> = objects.iter().map(Claims::from).collect();
+    for (index, one) in claims.iter().enumerate() {
+        for other in &claims[index + 1..] {
             check_disjoint(one, other)?;
         }
     }
@@ -83,7 +75,7 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
         |source: &str, vocabulary, path: String| Expression::compile(source, vocabulary).map_err(invalid(path));
     let rule = |(index, rule): (usize, &v1::Rule)| {
         let when = compile(&rule.when, Vocabulary::Record, format!("spec.processor.rules[{index}].when"))?;
-        Ok(Rule { when, error: rule.error.clone(), retryable: rule.retryable })
+        Ok::<_, InvalidPipeline>(Rule { when, error: rule.error.clone(), retryable: rule.retryable })
     };
     let processor = match (&spec.processor.http, &spec.processor.rules) {
         (Some(http), _) => ProcessorPlan::Http(http_plan(http)),
@@ -95,7 +87,7 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
     let default = default_ruling(object);
     let retry_rule = |(index, rule): (usize, &v1::RetryRule)| {
         let when = compile(&rule.when, Vocabulary::Failure, format!("spec.retry.rules[{index}].when"))?;
-        Ok(RetryRule { when, ruling: ruling(rule, &default) })
+        Ok::<_, InvalidPipeline>(RetryRule { when, ruling: ruling(rule, &default) })
     };
     let rules = spec.retry.rules.iter().enumerate().map(retry_rule).collect::<Result<_, _>>()?;
     let policy = RetryPolicy {
@@ -190,54 +182,48 @@ fn strategy(strategy: v1::Strategy) -> Strategy {
 /// failed record a key.
 fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan> {
     let (topic, retry, dlt) = (&object.spec.topic, &object.spec.retry.topic, &object.spec.dlt.topic);
-    let plan = |name: Arc<str>, partitions, replicas, config| TopicPlan { name, partitions, replicas, config };
-    let kept = |config: &BTreeMap<String, String>, retention: u128| {
+    let kept = |config: &BTreeMap<String, String>, retention: u128, replicas: i32| {
         let mut kept = BTreeMap::from([
             ("cleanup.policy".to_owned(), "delete".to_owned()),
             ("retention.ms".to_owned(), retention.to_string()),
         ]);
+        // What was acknowledged then outlives the loss of a broker.
+        if replicas >= 3 {
+            kept.insert("min.insync.replicas".to_owned(), "2".to_owned());
+        }
         kept.extend(config.clone());
         kept
     };
     let retry_retention = (RETRY_RETENTION + policy.longest_delay()).as_millis();
+    let is_force = |adopt| adopt == v1::Adopt::Force;
     let mut topics = vec![
-        plan(topic.name.as_str().into(), topic.partitions, topic.replicas, topic.config.clone()),
-        plan(object.retry_topic().into(), retry.partitions, retry.replicas, kept(&retry.config, retry_retention)),
+        TopicPlan {
+            name: topic.name.as_str().into(),
+            partitions: topic.partitions,
+            replicas: topic.replicas,
+            config: topic.config.clone(),
+            manage: topic.manage,
+            force: is_force(topic.adopt),
+        },
+        TopicPlan {
+            name: object.retry_topic().into(),
+            partitions: retry.partitions,
+            replicas: retry.replicas,
+            config: kept(&retry.config, retry_retention, retry.replicas),
+            manage: true,
+            force: is_force(retry.adopt),
+        },
     ];
-    let dlt_config = kept(&dlt.config, dlt.retention.as_millis().into());
-    for name in policy.dead_letter_topics() {
-        topics.push(plan(name, dlt.partitions, dlt.replicas, dlt_config.clone()));
-    }
+    let dlt_config = kept(&dlt.config, dlt.retention.as_millis().into(), dlt.replicas);
+    topics.extend(policy.dead_letter_topics().into_iter().map(|name| TopicPlan {
+        name,
+        partitions: dlt.partitions,
+        replicas: dlt.replicas,
+        config: dlt_config.clone(),
+        manage: true,
+        force: is_force(dlt.adopt),
+    }));
     topics
-}
-
-/// A topic of one pipeline must not be written or read by another, and no two may share a group: each would take the
-/// other's records. Dead letter topics may be shared.
-fn check_disjoint(one: &Pipeline, other: &Pipeline) -> Result<(), InvalidPipeline> {
-    let shared = |what, name: &str| InvalidPipeline::Shared {
-        one: one.name.clone(),
-        other: other.name.clone(),
-        what,
-        name: name.to_owned(),
-    };
-    if one.name == other.name {
-        return Err(shared("the name", &one.name));
-    }
-    for a in [&one.main, &one.retry] {
-        for b in [&other.main, &other.retry] {
-            if a.group_id == b.group_id {
-                return Err(shared("the consumer group", &a.group_id));
-            }
-        }
-    }
-    let reads = |pipeline: &Pipeline, topic: &TopicPlan| {
-        pipeline.main.topic == topic.name || pipeline.retry.topic == topic.name
-    };
-    let other_uses = |topic: &&TopicPlan| other.topics.iter().any(|theirs| theirs.name == topic.name);
-    match one.topics.iter().filter(other_uses).find(|topic| reads(one, topic) || reads(other, topic)) {
-        Some(topic) => Err(shared("the topic", &topic.name)),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -76,6 +76,10 @@ pub struct TopicPlan {
     pub replicas: i32,
     /// Its configuration, besides the cluster's defaults.
     pub config: BTreeMap<String, String>,
+    /// Whether it is ours to make and to change.
+    pub manage: bool,
+    /// Whether one that exists and differs is changed, without being asked again.
+    pub force: bool,
 }
 
 /// What processes records.

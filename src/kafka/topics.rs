@@ -1,20 +1,27 @@
-//! Creates the topics that a pipeline lacks.
+//! The topics of a Kafka cluster, through its admin API: described, created, changed.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tracing::info;
 
 use super::connection::{Connection, LogContext};
 use crate::domain::pipeline::TopicPlan;
+use crate::domain::topic::TopicShape;
 
-/// Why topics could not be created.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why topics could not be described or made as asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
     /// The request failed as a whole.
-    #[error("could not ask {bootstrap_servers} to create topics")]
+    #[error("could not ask {bootstrap_servers} about topics")]
     Request {
         /// The cluster that was asked.
         bootstrap_servers: String,
@@ -22,8 +29,8 @@ pub enum TopicError {
         #[source]
         source: KafkaError,
     },
-    /// The cluster refused a topic.
-    #[error("could not create topic {topic}: {code}")]
+    /// The cluster refused something about a topic.
+    #[error("the cluster refused topic {topic}: {code}")]
     Refused {
         /// The topic.
         topic: String,
@@ -32,20 +39,101 @@ pub enum TopicError {
     },
 }
 
-/// Creates those of the topics that do not exist; what exists is left as it is.
-pub async fn create_missing(connection: &Connection, topics: &[TopicPlan]) -> Result<(), TopicError> {
-    let failed = |source| TopicError::Request { bootstrap_servers: connection.bootstrap_servers().into(), source };
-    let admin: AdminClient<LogContext> = connection.observer().create_with_context(LogContext).map_err(failed)?;
-    let new_topics: Vec<_> = topics.iter().map(new_topic).collect();
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)));
-    for result in admin.create_topics(&new_topics, &options).await.map_err(failed)? {
-        match result {
-            Ok(topic) => info!(topic, "topic created"),
-            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((topic, code)) => return Err(TopicError::Refused { topic, code }),
+/// A client for the topics of one cluster. Clones share its connections.
+#[derive(Clone)]
+pub struct Topics {
+    bootstrap_servers: String,
+    admin: Arc<AdminClient<LogContext>>,
+}
+
+impl Topics {
+    /// Prepares to ask. Nothing is sent yet.
+    pub fn new(connection: &Connection) -> Result<Self, TopicError> {
+        let bootstrap_servers = connection.bootstrap_servers().to_owned();
+        // It reconnects every second while a broker is away; whoever asks gets the error anyway.
+        match connection.observer().set("log_level", "2").create_with_context(LogContext) {
+            Ok(admin) => Ok(Self { bootstrap_servers, admin: Arc::new(admin) }),
+            Err(source) => Err(TopicError::Request { bootstrap_servers, source }),
         }
     }
-    Ok(())
+
+    /// Creates those of the topics that do not exist; what exists is left as it is.
+    pub async fn create_missing(&self, plans: &[TopicPlan]) -> Result<(), TopicError> {
+        let new_topics: Vec<_> = plans.iter().map(new_topic).collect();
+        for result in self.admin.create_topics(&new_topics, &options()).await.map_err(self.failed())? {
+            match result {
+                Ok(topic) => info!(topic, "topic created"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(TopicError::Refused { topic, code }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Describes a topic, if the cluster has it. Asking does not create it.
+    pub async fn describe(&self, topic: &str) -> Result<Option<TopicShape>, TopicError> {
+        let (admin, name) = (self.admin.clone(), topic.to_owned());
+        // librdkafka's question for metadata blocks.
+        let shape = tokio::task::spawn_blocking(move || {
+            let metadata = admin.inner().fetch_metadata(Some(&name), TIMEOUT)?;
+            let found = metadata.topics().iter().find(|topic| topic.error().is_none());
+            Ok(found.map(|topic| TopicShape {
+                partitions: i32::try_from(topic.partitions().len()).ok(),
+                replicas: topic.partitions().first().and_then(|p| i32::try_from(p.replicas().len()).ok()),
+                config: BTreeMap::new(),
+            }))
+        });
+        let shape = shape.await.unwrap_or(Err(KafkaError::Canceled)).map_err(self.failed())?;
+        let Some(mut shape) = shape else { return Ok(None) };
+        let resource = ResourceSpecifier::Topic(topic);
+        for described in self.admin.describe_configs([&resource], &options()).await.map_err(self.failed())? {
+            match described {
+                Ok(described) => {
+                    let own = described.entries.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+                    shape.config.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
+                }
+                // Deleted between the two questions.
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok(None),
+                Err(code) => return Err(TopicError::Refused { topic: topic.to_owned(), code }),
+            }
+        }
+        Ok(Some(shape))
+    }
+
+    /// Brings a topic from what it is to what is asked for: more partitions, and settings. What else is set on it stays.
+    pub async fn alter(&self, plan: &TopicPlan, found: &TopicShape) -> Result<(), TopicError> {
+        let refused = |code| TopicError::Refused { topic: plan.name.to_string(), code };
+        if found.partitions.is_some_and(|partitions| partitions < plan.partitions) {
+            let count = usize::try_from(plan.partitions).unwrap_or_default();
+            let partitions = NewPartitions::new(&plan.name, count);
+            for result in self.admin.create_partitions([&partitions], &options()).await.map_err(self.failed())? {
+                result.map_err(|(_, code)| refused(code))?;
+            }
+            info!(topic = &*plan.name, partitions = plan.partitions, "partitions added");
+        }
+        // The request sets everything anew, so it names what stays, too.
+        let mut config = found.config.clone();
+        config.extend(plan.config.clone());
+        if config != found.config {
+            let mut change = AlterConfig::new(ResourceSpecifier::Topic(&plan.name));
+            for (name, value) in &config {
+                change = change.set(name, value);
+            }
+            for result in self.admin.alter_configs([&change], &options()).await.map_err(self.failed())? {
+                result.map_err(|(_, code)| refused(code))?;
+            }
+            info!(topic = &*plan.name, "topic settings changed");
+        }
+        Ok(())
+    }
+
+    fn failed(&self) -> impl Fn(KafkaError) -> TopicError + '_ {
+        |source| TopicError::Request { bootstrap_servers: self.bootstrap_servers.clone(), source }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
 }
 
 fn new_topic(plan: &TopicPlan) -> NewTopic<'_> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use ::lazaret as lazaret_lib;
 use lazaret_lib::kafka::connection::Connection;
 use lazaret_lib::kafka::embedded::EmbeddedBroker;
-use lazaret_lib::kafka::topics::create_missing;
+use lazaret_lib::kafka::topics::Topics;
 
 /// How long a test waits for what must happen. Nothing should take nearly as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -60,7 +60,9 @@ impl Broker {
     pub async fn create_topics(&self, pipeline: &lazaret_lib::domain::pipeline::Pipeline) {
         match self {
             Self::Embedded(broker) => pipeline.topics.iter().for_each(|plan| broker.create_topic(plan).unwrap()),
-            Self::Kafka => create_missing(&Connection::new(kafka()), &pipeline.topics).await.unwrap(),
+            Self::Kafka => {
+                Topics::new(&Connection::new(kafka())).unwrap().create_missing(&pipeline.topics).await.unwrap()
+            }
         }
     }
 }

@@ -4,10 +4,11 @@ use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Template;
 use crate::api::duration::Duration;
 
 /// How records are read from the topic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct Consumer {
@@ -24,11 +25,26 @@ pub struct Consumer {
     /// How long a worker may finish the records in hand when it stops or gives up a partition. Default: `20s`. Must be
     /// shorter than `sessionTimeout`.
     pub drain_timeout: Duration,
+
+    /// How many workers read the topic; `kubectl scale ehp/NAME` sets it too. Default: not set; then there is one to begin
+    /// with, and whoever scales the Deployment decides: you, or an autoscaler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
+
+    /// Changes to the workers' pods. May be left out.
+    pub template: Template,
 }
 
 impl Default for Consumer {
     fn default() -> Self {
-        Self { group_id: None, session_timeout: Duration::from_secs(45), drain_timeout: Duration::from_secs(20) }
+        Self {
+            group_id: None,
+            session_timeout: Duration::from_secs(45),
+            drain_timeout: Duration::from_secs(20),
+            replicas: None,
+            template: Template::default(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::topic;
+use super::{Adopt, topic};
 use crate::api::{byte_size::ByteSize, retention::Retention};
 
 /// Where records go that cannot be processed.
@@ -50,6 +50,10 @@ pub struct DeadLetterTopic {
     #[serde(deserialize_with = "topic::read_config")]
     #[schemars(schema_with = "topic::config_without_compaction")]
     pub config: BTreeMap<String, String>,
+
+    /// What to do about a topic that exists already and differs from what is described here. `IfEqual` (default): leave
+    /// it alone and say what differs. `Force`: change it.
+    pub adopt: Adopt,
 }
 
 /// What a dead letter looks like.
@@ -78,6 +82,7 @@ impl Default for DeadLetterTopic {
             replicas: topic::cluster_default(),
             retention: Retention::from_days(30),
             config: BTreeMap::new(),
+            adopt: Adopt::default(),
         }
     }
 }

@@ -19,6 +19,11 @@ pub struct Ingress {
 
     /// The largest body that is accepted. Default: `1Mi`.
     pub max_bytes: ByteSize,
+
+    /// The port of every node at which the workers' HTTP API can be reached from outside of the cluster. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub node_port: Option<i32>,
 }
 
 /// An HTTP endpoint that makes the processor fail on purpose: for demonstrations and drills, not for production.
@@ -31,6 +36,6 @@ pub struct FaultInjection {
 
 impl Default for Ingress {
     fn default() -> Self {
-        Self { enabled: false, key: String::new(), max_bytes: ByteSize::from_kib(1024) }
+        Self { enabled: false, key: String::new(), max_bytes: ByteSize::from_kib(1024), node_port: None }
     }
 }

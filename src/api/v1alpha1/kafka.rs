@@ -15,11 +15,20 @@ pub struct Kafka {
     #[schemars(length(min = 1, max = 253))]
     pub cluster: Option<String>,
 
+    /// Which of the cluster's listeners to use, by its name or its type. Default: `plain`.
+    #[serde(default = "plain")]
+    #[schemars(length(min = 1, max = 64))]
+    pub listener: String,
+
     /// Addresses of a Kafka that Strimzi does not run, separated by commas.
     /// Example: `broker-1:9092,broker-2:9092`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub bootstrap_servers: Option<String>,
+}
+
+fn plain() -> String {
+    "plain".to_owned()
 }
 
 fn rules() -> [Rule; 1] {

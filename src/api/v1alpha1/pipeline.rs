@@ -7,7 +7,9 @@ use kube::{CustomResource, ResourceExt, core::Rule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Consumer, DeadLetters, FaultInjection, Ingress, Kafka, Processor, Retry, Topic};
+use super::{
+    Consumer, DeadLetters, ErrorHandlingPipelineStatus, FaultInjection, Ingress, Kafka, Processor, Retry, Topic,
+};
 use crate::api::schema;
 
 /// What the pipeline does with the records of one topic.
@@ -31,7 +33,17 @@ use crate::api::schema;
          && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at \
              most 50 characters: other objects are named after it"),
-    printcolumn = r#"{"name": "Topic", "type": "string", "jsonPath": ".spec.topic.name"}"#,
+    status = "ErrorHandlingPipelineStatus",
+    scale(
+        spec_replicas_path = ".spec.consumer.replicas",
+        status_replicas_path = ".status.consumer.replicas",
+        label_selector_path = ".status.consumer.selector"
+    ),
+    printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name": "Topic", "type": "string", "jsonPath": ".spec.topic.name", "priority": 1}"#,
+    printcolumn = r#"{"name": "Consumers", "type": "integer", "jsonPath": ".status.consumer.readyReplicas", "priority": 1}"#,
+    printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].message", "priority": 1}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -47,6 +59,11 @@ pub struct ErrorHandlingPipelineSpec {
     /// lost; one may be there twice after a crash.
     #[serde(default)]
     pub delivery: Delivery,
+
+    /// What becomes of the topics, with the records in them, when this object is deleted. `Retain` (default): they stay.
+    /// `Delete`: they are deleted too. A topic that Lazaret does not manage always stays.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
 
     /// Where Kafka is. Set either `cluster` or `bootstrapServers`.
     pub kafka: Kafka,
@@ -98,6 +115,16 @@ pub enum Delivery {
     AtLeastOnce,
 }
 
+/// What becomes of the topics when the pipeline is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// They stay, with the records in them.
+    #[default]
+    Retain,
+    /// They are deleted too.
+    Delete,
+}
+
 impl ErrorHandlingPipeline {
     /// Returns the name of the retry topic: the given one, else `<topic>.retry`.
     pub fn retry_topic(&self) -> String {
@@ -109,6 +136,18 @@ impl ErrorHandlingPipeline {
     pub fn dead_letter_topic(&self) -> String {
         let given = self.spec.dlt.topic.name.clone();
         given.unwrap_or_else(|| format!("{}.dlt", self.spec.topic.name))
+    }
+
+    /// Returns the names of all its topics, each once: main, retry, and every dead letter topic.
+    pub fn topic_names(&self) -> Vec<String> {
+        let rules = self.spec.retry.rules.iter().filter_map(|rule| rule.dlt.clone());
+        let mut names = vec![self.spec.topic.name.clone(), self.retry_topic(), self.dead_letter_topic()];
+        for name in rules {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
     }
 
     /// Returns the consumer group of the main stage: the given one, else `<name>-consumer-group`.

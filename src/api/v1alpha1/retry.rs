@@ -6,7 +6,7 @@ use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RetryRule, topic};
+use super::{Adopt, RetryRule, Template, topic};
 use crate::api::{duration::Duration, schema};
 
 /// When and how often a failed record is tried again.
@@ -55,6 +55,15 @@ pub struct Retry {
     /// Quick attempts on the spot, before a record leaves its partition for the retry topic.
     pub in_place: InPlace,
 
+    /// How many workers read the retry topic. Default: not set; then there is one to begin with, and whoever scales the
+    /// Deployment decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
+
+    /// Changes to the workers' pods. May be left out.
+    pub template: Template,
+
     /// Exceptions for some failures: the first rule whose `when` is true applies. Default: none.
     #[schemars(length(max = 64))]
     pub rules: Vec<RetryRule>,
@@ -81,6 +90,10 @@ pub struct RetryTopic {
     #[serde(deserialize_with = "topic::read_config")]
     #[schemars(schema_with = "topic::config_without_compaction")]
     pub config: BTreeMap<String, String>,
+
+    /// What to do about a topic that exists already and differs from what is described here. `IfEqual` (default): leave
+    /// it alone and say what differs. `Force`: change it.
+    pub adopt: Adopt,
 }
 
 /// How the wait grows from one attempt to the next.
@@ -122,6 +135,8 @@ impl Default for Retry {
             jitter_factor: 0.2,
             timeout: None,
             in_place: InPlace::default(),
+            replicas: None,
+            template: Template::default(),
             rules: Vec::new(),
         }
     }
@@ -129,7 +144,13 @@ impl Default for Retry {
 
 impl Default for RetryTopic {
     fn default() -> Self {
-        Self { name: None, partitions: 3, replicas: topic::cluster_default(), config: BTreeMap::new() }
+        Self {
+            name: None,
+            partitions: 3,
+            replicas: topic::cluster_default(),
+            config: BTreeMap::new(),
+            adopt: Adopt::default(),
+        }
     }
 }
 

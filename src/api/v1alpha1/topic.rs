@@ -30,6 +30,30 @@ pub struct Topic {
     #[serde(default, deserialize_with = "read_config")]
     #[schemars(schema_with = "config")]
     pub config: BTreeMap<String, String>,
+
+    /// Whether Lazaret makes the topic and keeps it as it is described here. Default: `true`. Set `false` for a topic that
+    /// somebody else owns: it is then only read.
+    #[serde(default = "yes")]
+    pub manage: bool,
+
+    /// What to do about a topic that exists already and differs from what is described here. `IfEqual` (default): leave
+    /// it alone and say what differs. `Force`: change it.
+    #[serde(default)]
+    pub adopt: Adopt,
+}
+
+/// What to do about a topic that exists already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Adopt {
+    /// Take it over when it is as asked for, else say what differs.
+    #[default]
+    IfEqual,
+    /// Take it over and change what differs.
+    Force,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// The number of replicas that stands for the cluster's own default.

@@ -1,0 +1,92 @@
+//! How a topic that exists compares with the one that is asked for.
+
+use std::collections::BTreeMap;
+
+use super::pipeline::TopicPlan;
+
+/// A topic as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicShape {
+    /// How many partitions it has, where that is known.
+    pub partitions: Option<i32>,
+    /// How many replicas each has, where that is known.
+    pub replicas: Option<i32>,
+    /// What is set on the topic itself.
+    pub config: BTreeMap<String, String>,
+}
+
+/// What Kafka does where a topic does not say so itself. Brokers may be configured otherwise, but for this setting that is
+/// rare enough not to make a difference of it.
+const DEFAULTS: [(&str, &str); 1] = [("cleanup.policy", "delete")];
+
+/// Says what differs, each with both values; nothing when the topic is as asked for. What is not asked for may be
+/// anything.
+pub fn differences(plan: &TopicPlan, found: &TopicShape) -> Vec<String> {
+    let mut differences = vec![];
+    let mut number = |what, found: Option<i32>, wanted: i32| {
+        if let Some(found) = found.filter(|found| *found != wanted) {
+            differences.push(format!("{what} is {found}, asked for is {wanted}"));
+        }
+    };
+    number("partitions", found.partitions, plan.partitions);
+    if plan.replicas > 0 {
+        number("replicas", found.replicas, plan.replicas);
+    }
+    for (name, wanted) in &plan.config {
+        let default = DEFAULTS.iter().find(|(of, _)| of == name).map(|(_, value)| *value);
+        match found.config.get(name).map(String::as_str).or(default) {
+            Some(value) if value == wanted => {}
+            Some(value) => differences.push(format!("{name} is {value}, asked for is {wanted}")),
+            None => differences.push(format!("{name} is not set, asked for is {wanted}")),
+        }
+    }
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> TopicPlan {
+        TopicPlan {
+            name: "orders.dlt".into(),
+            partitions: 3,
+            replicas: -1,
+            config: [("cleanup.policy", "delete"), ("retention.ms", "1000")].map(|(k, v)| (k.into(), v.into())).into(),
+            manage: true,
+            force: false,
+        }
+    }
+
+    fn shape(partitions: i32, config: &[(&str, &str)]) -> TopicShape {
+        let config = config.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        TopicShape { partitions: Some(partitions), replicas: Some(1), config }
+    }
+
+    #[test]
+    fn a_topic_that_is_as_asked_for_may_have_settings_of_its_own() {
+        let found = shape(3, &[("retention.ms", "1000"), ("min.insync.replicas", "2")]);
+        assert_eq!(differences(&plan(), &found), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_difference_is_named_with_both_values() {
+        let found = shape(6, &[("cleanup.policy", "compact")]);
+        let named = differences(&TopicPlan { replicas: 3, ..plan() }, &found);
+        assert_eq!(
+            named,
+            [
+                "partitions is 6, asked for is 3",
+                "replicas is 1, asked for is 3",
+                "cleanup.policy is compact, asked for is delete",
+                "retention.ms is not set, asked for is 1000"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_does_not_differ() {
+        let found = TopicShape { config: plan().config, ..TopicShape::default() };
+        assert!(differences(&plan(), &found).is_empty());
+    }
+}

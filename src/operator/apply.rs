@@ -1,0 +1,112 @@
+//! Applies what was built, by server-side apply as one field manager. It judges nothing, but that an object of somebody
+//! else is never taken.
+
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use super::build::{build_kafka_topics, build_workers};
+use super::context::{Context, Error};
+use super::names::{FIELD_MANAGER, PIPELINE_LABEL};
+use super::validate::{TopicStep, ValidatedPipeline};
+
+/// The field manager of settings that a topic had before it was ours. They stay until somebody takes them out of the
+/// KafkaTopic.
+const CARRIED_OVER: &str = "lazaret-carried-over";
+
+/// Applies the topics, and returns the KafkaTopics as they are then.
+pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> Result<Vec<DynamicObject>, Error> {
+    let mut applied = vec![];
+    let Some(strimzi) = context.strimzi.as_ref().filter(|_| validated.object.spec.kafka.cluster.is_some()) else {
+        for (plan, step) in &validated.topics {
+            context.may_write()?;
+            match step {
+                TopicStep::Create => {
+                    let topics = context.topics(&validated.bootstrap_servers)?;
+                    topics.create_missing(std::slice::from_ref(plan)).await?;
+                }
+                TopicStep::Alter(found) => context.topics(&validated.bootstrap_servers)?.alter(plan, found).await?,
+                TopicStep::Apply { .. } | TopicStep::Leave | TopicStep::Refuse { .. } => {}
+            }
+        }
+        return Ok(applied);
+    };
+    for wanted in build_kafka_topics(validated, &strimzi.kafka_topic) {
+        let mut topic = wanted.object.clone();
+        if !wanted.carried_over.is_empty() {
+            // Made with all settings at once: Strimzi would remove one that is named a moment later.
+            topic.data["spec"]["config"]
+                .as_object_mut()
+                .expect("it is built as a map")
+                .extend(wanted.carried_over.iter().map(|(name, value)| (name.clone(), json!(value))));
+            patch(context, &topic, CARRIED_OVER).await?;
+        }
+        applied.push(patch(context, &wanted.object, FIELD_MANAGER).await?);
+        if !wanted.carried_over.is_empty() {
+            // From now on the second manager answers for those settings alone.
+            topic.metadata.labels = None;
+            topic.metadata.owner_references = None;
+            topic.data = json!({"spec": {"config": wanted.carried_over}});
+            patch(context, &topic, CARRIED_OVER).await?;
+        }
+    }
+    Ok(applied)
+}
+
+/// Applies everything else, and returns it as it is then.
+pub async fn apply_workers(context: &Context, validated: &ValidatedPipeline) -> Result<Vec<DynamicObject>, Error> {
+    let mut applied = vec![];
+    for wanted in build_workers(validated, &context.worker_image) {
+        if let Some(known) = api_of(&context.client, &wanted).get_metadata_opt(&wanted.name_any()).await?
+            && !is_owned(&known, validated)
+        {
+            let kind = wanted.types.map(|types| types.kind).unwrap_or_default();
+            return Err(Error::NameTaken { kind, name: known.name_any() });
+        }
+        applied.push(patch(context, &wanted, FIELD_MANAGER).await?);
+    }
+    delete_unwanted_services(context, validated, &applied).await?;
+    Ok(applied)
+}
+
+/// Deletes what an earlier spec asked for. Only Services come and go with the spec; the rest is there for every pipeline.
+async fn delete_unwanted_services(
+    context: &Context,
+    validated: &ValidatedPipeline,
+    applied: &[DynamicObject],
+) -> Result<(), Error> {
+    let api: Api<Service> = Api::namespaced(context.client.clone(), &validated.object.namespace().unwrap_or_default());
+    let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={}", validated.object.name_any()));
+    let is_wanted = |name: &str| {
+        applied.iter().any(|object| {
+            object.types.as_ref().is_some_and(|types| types.kind == "Service") && object.name_any() == name
+        })
+    };
+    for service in api.list_metadata(&labelled).await?.items {
+        if is_owned(&service, validated) && !is_wanted(&service.name_any()) {
+            context.may_write()?;
+            api.delete(&service.name_any(), &DeleteParams::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn is_owned(object: &impl ResourceExt, validated: &ValidatedPipeline) -> bool {
+    let owner = validated.object.uid();
+    object.owner_references().iter().any(|reference| Some(&reference.uid) == owner.as_ref())
+}
+
+async fn patch(context: &Context, object: &DynamicObject, manager: &str) -> Result<DynamicObject, Error> {
+    context.may_write()?;
+    let parameters = PatchParams::apply(manager).force();
+    Ok(api_of(&context.client, object).patch(&object.name_any(), &parameters, &Patch::Apply(object)).await?)
+}
+
+/// The API of an object's kind, in its namespace.
+fn api_of(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
+    let gvk = object.types.as_ref().and_then(|types| GroupVersionKind::try_from(types).ok());
+    let resource = ApiResource::from_gvk(&gvk.expect("what is built has an apiVersion and a kind"));
+    Api::namespaced_with(client.clone(), &object.namespace().unwrap_or_default(), &resource)
+}

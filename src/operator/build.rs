@@ -1,0 +1,7 @@
+//! Builds every object that a pipeline wants. Pure: the same pipeline gives the same objects, byte by byte.
+
+mod topics;
+mod workers;
+
+pub use topics::build_kafka_topics;
+pub use workers::{build_workers, deployment_name};

@@ -1,0 +1,186 @@
+//! What every reconcile shares, and what can go wrong in one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt};
+use tokio::time::Instant;
+
+use super::OperatorSettings;
+use super::controller::Stored;
+use super::lease::Lease;
+use super::metrics::Metrics;
+use super::names::FIELD_MANAGER;
+use super::strimzi::Strimzi;
+use crate::kafka::connection::Connection;
+use crate::kafka::topics::{TopicError, Topics};
+
+/// The longest pause between two tries of a reconcile that fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a connection to a Kafka is kept that nobody needs.
+const KAFKA_IDLE: Duration = Duration::from_secs(300);
+
+/// What every reconcile shares.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Strimzi's resources, where the cluster has them.
+    pub strimzi: Option<Strimzi>,
+    /// The image of the workers.
+    pub worker_image: String,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether this replica may act.
+    lease: Arc<Lease>,
+    /// Every pipeline that the operator looks after.
+    pipelines: Vec<Store<Stored>>,
+    /// How often in a row each pipeline could not be reconciled, by its uid.
+    failures: Mutex<HashMap<Option<String>, u32>>,
+    /// Connections, by the Kafka's address, and when each was last asked for.
+    kafkas: Mutex<HashMap<String, (Topics, Instant)>>,
+}
+
+/// Why a reconcile failed: it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or did not answer.
+    #[error("the API server refused or did not answer")]
+    Api(#[from] kube::Error),
+    /// The whole took too long.
+    #[error("the API server did not answer in time")]
+    Timeout,
+    /// The Kafka of a pipeline refused or did not answer.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
+    /// An object of that name is there already, and is not ours.
+    #[error(
+        "{kind} `{name}` exists already and does not belong to this pipeline: rename or delete it, or rename the pipeline"
+    )]
+    NameTaken {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+    },
+    /// Another replica acts now.
+    #[error("the lease was lost")]
+    LeaseLost,
+}
+
+impl Error {
+    /// In a word, for conditions and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Api(kube::Error::Api(status)) if status.code == 403 => "Forbidden",
+            Self::Api(kube::Error::Api(status)) if status.is_conflict() => "Conflict",
+            Self::Api(_) | Self::Timeout => "ApiServerError",
+            Self::Topics(_) => "KafkaUnreachable",
+            Self::NameTaken { .. } => "NameTaken",
+            Self::LeaseLost => "LeaseLost",
+        }
+    }
+
+    /// For conditions: with its causes, on one line.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Api(kube::Error::Api(status)) if status.code == 403 => {
+                format!("the operator lacks a permission: {}", status.message)
+            }
+            Self::Api(kube::Error::Api(status)) => format!("the API server refused: {}", status.message),
+            error => with_causes(error),
+        }
+    }
+
+    /// Whether it is a matter of moments and no word to anybody: somebody else wrote at the same time, the object has just
+    /// gone, its namespace goes, or another replica acts.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Api(kube::Error::Api(status)) => {
+                status.is_conflict() || status.is_not_found() || status.message.contains("is being terminated")
+            }
+            Self::LeaseLost => true,
+            _ => false,
+        }
+    }
+}
+
+impl Context {
+    /// A context without a past.
+    pub fn new(
+        client: Client,
+        settings: &OperatorSettings,
+        strimzi: Option<Strimzi>,
+        pipelines: Vec<Store<Stored>>,
+        metrics: Arc<Metrics>,
+        lease: Arc<Lease>,
+    ) -> Self {
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.name.clone()) };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            strimzi,
+            worker_image: settings.worker_image.clone(),
+            metrics,
+            lease,
+            pipelines,
+            failures: Mutex::default(),
+            kafkas: Mutex::default(),
+        }
+    }
+
+    /// Every pipeline that the operator knows.
+    pub fn pipelines(&self) -> Vec<Arc<Stored>> {
+        self.pipelines.iter().flat_map(Store::state).collect()
+    }
+
+    /// Says before each write whether this replica may still make it.
+    pub fn may_write(&self) -> Result<(), Error> {
+        if self.lease.is_held() { Ok(()) } else { Err(Error::LeaseLost) }
+    }
+
+    /// The topics of a Kafka, by a connection that all pipelines on it share.
+    pub fn topics(&self, bootstrap_servers: &str) -> Result<Topics, TopicError> {
+        let now = Instant::now();
+        let mut kafkas = lock(&self.kafkas);
+        kafkas.retain(|address, (_, used)| address == bootstrap_servers || now - *used < KAFKA_IDLE);
+        let topics = match kafkas.get(bootstrap_servers) {
+            Some((topics, _)) => topics.clone(),
+            None => Topics::new(&Connection::new(bootstrap_servers))?,
+        };
+        kafkas.insert(bootstrap_servers.to_owned(), (topics.clone(), now));
+        Ok(topics)
+    }
+
+    /// Takes note that a pipeline was reconciled.
+    pub fn succeeded(&self, stored: &Stored) {
+        lock(&self.failures).remove(&stored.uid());
+    }
+
+    /// Takes note that it was not, and returns when to try again: after 1, 2, 4 … seconds, at most a minute.
+    pub fn failed(&self, stored: &Stored) -> Duration {
+        let mut failures = lock(&self.failures);
+        if !failures.contains_key(&stored.meta().uid) {
+            let known: HashSet<_> = self.pipelines().iter().map(|stored| stored.uid()).collect();
+            failures.retain(|uid, _| known.contains(uid));
+        }
+        let count = failures.entry(stored.meta().uid.clone()).or_default();
+        *count += 1;
+        Duration::from_secs(1 << (*count - 1).min(6)).min(LONGEST_PAUSE)
+    }
+}
+
+/// An error with its causes, on one line. Some errors say their causes themselves: nothing is said twice.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string);
+    causes.fold(error.to_string(), |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,155 @@
+//! What wakes a reconcile: a change of the pipeline, of what was made for it, of its Kafka and topics, of its pods, or the
+//! end of another pipeline that stood in its way. Nothing is looked at "every now and then" to see whether it changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Client, Resource, ResourceExt};
+use tracing::warn;
+
+use super::OperatorSettings;
+use super::context::{Context, Error};
+use super::lease::Lease;
+use super::metrics::Metrics;
+use super::names::{self, PIPELINE_LABEL};
+use super::reconcile::reconcile;
+use super::status;
+use super::strimzi::Strimzi;
+use crate::api::v1alpha1::ErrorHandlingPipeline;
+
+/// A pipeline as the API server has it. One that cannot be read, because a version that allowed more stored it, must not
+/// keep the others from being seen.
+pub type Stored = DeserializeGuard<ErrorHandlingPipeline>;
+
+/// How many pipelines are reconciled at a time.
+const CONCURRENCY: u16 = 8;
+
+/// How long a pipeline is left alone after a change, for more changes to come: whoever edits ten fields, or waits for ten
+/// pods, causes one reconcile and not ten.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+
+/// Reconciles the pipelines of the operator's namespaces. It ends when it is dropped.
+pub async fn run(
+    client: &Client,
+    settings: &OperatorSettings,
+    strimzi: Option<Strimzi>,
+    metrics: &Arc<Metrics>,
+    lease: &Arc<Lease>,
+) {
+    let places = match settings.namespaces.as_slice() {
+        [] => vec![None],
+        namespaces => namespaces.iter().cloned().map(Some).collect(),
+    };
+    let places = places.into_iter().map(|namespace| Place { client: client.clone(), namespace });
+    let controllers: Vec<_> = places.map(|place| place.controller(strimzi.as_ref())).collect();
+    let stores = controllers.iter().map(Controller::store).collect();
+    let context = Context::new(client.clone(), settings, strimzi, stores, metrics.clone(), lease.clone());
+    let context = Arc::new(context);
+    let runs = controllers.into_iter().map(|controller| {
+        let results = controller.with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE)).run(
+            reconcile,
+            on_error,
+            context.clone(),
+        );
+        results.for_each(|result| async move {
+            // What a reconcile cannot do is logged where it is decided when to try again.
+            if let Err(kube::runtime::controller::Error::QueueError(error)) = result {
+                warn!(%error, "a watch was interrupted");
+            }
+        })
+    });
+    futures::future::join_all(runs).await;
+}
+
+fn on_error(stored: Arc<Stored>, error: &Error, context: Arc<Context>) -> Action {
+    let pause = context.failed(&stored);
+    let error: &dyn std::error::Error = error;
+    warn!(
+        pipeline = stored.name_any(),
+        namespace = stored.namespace(),
+        error,
+        retry_in_seconds = pause.as_secs(),
+        "could not be reconciled"
+    );
+    Action::requeue(pause)
+}
+
+/// Where pipelines are looked for: in one namespace, or in all.
+struct Place {
+    client: Client,
+    namespace: Option<String>,
+}
+
+impl Place {
+    fn controller(&self, strimzi: Option<&Strimzi>) -> Controller<Stored> {
+        let every = watcher::Config::default;
+        let made = || watcher::Config::default().labels(PIPELINE_LABEL);
+        let controller = Controller::new(self.api::<Stored>(), every());
+        let store = controller.store();
+        let pipelines = store.clone();
+        // Of everything but the pipelines only the metadata is watched: whoever is woken reads what it needs.
+        let controller = controller
+            .owns(self.api::<Deployment>(), made())
+            .owns(self.api::<ConfigMap>(), made())
+            .owns(self.api::<Service>(), made())
+            .owns(self.api::<ServiceAccount>(), made())
+            .owns(self.api::<PodDisruptionBudget>(), made())
+            .watches(self.api::<PartialObjectMeta<Pod>>(), made(), |pod| {
+                let pipeline = pod.labels().get(PIPELINE_LABEL)?;
+                Some(ObjectRef::new(pipeline).within(&pod.namespace()?))
+            })
+            // The end of a pipeline may let another one have its topics.
+            .watches(self.api::<PartialObjectMeta<ErrorHandlingPipeline>>(), every(), move |_| {
+                those(&pipelines, status::has_conflict)
+            });
+        let Some(Strimzi { kafka, kafka_topic }) = strimzi else { return controller };
+        let pipelines = store.clone();
+        let uses_kafka = move |kafka: PartialObjectMeta<DynamicObject>| {
+            let (name, namespace) = (kafka.name_any(), kafka.namespace());
+            those(&pipelines, |of| of.namespace() == namespace && of.spec.kafka.cluster.as_ref() == Some(&name))
+        };
+        let uses_topic = move |topic: PartialObjectMeta<DynamicObject>| {
+            let (name, namespace) = (topic.name_any(), topic.namespace());
+            let names = |of: &ErrorHandlingPipeline| of.topic_names().iter().any(|of| names::kafka_topic(of) == name);
+            those(&store, |of| of.namespace() == namespace && names(of))
+        };
+        controller.watches_with(self.dynamic_api(kafka), kafka.clone(), every(), uses_kafka).watches_with(
+            self.dynamic_api(kafka_topic),
+            kafka_topic.clone(),
+            every(),
+            uses_topic,
+        )
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        let client = self.client.clone();
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        }
+    }
+
+    fn dynamic_api(&self, resource: &ApiResource) -> Api<PartialObjectMeta<DynamicObject>> {
+        let client = self.client.clone();
+        match &self.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, resource),
+            None => Api::all_with(client, resource),
+        }
+    }
+}
+
+/// The pipelines of which something is true, as something to reconcile.
+fn those(pipelines: &Store<Stored>, is_one: impl Fn(&ErrorHandlingPipeline) -> bool) -> Vec<ObjectRef<Stored>> {
+    let found = pipelines.state().into_iter().filter(|stored| stored.0.as_ref().is_ok_and(&is_one));
+    found.map(|stored| ObjectRef::from_obj(&*stored)).collect()
+}

@@ -1,0 +1,169 @@
+//! Reads what a pipeline refers to: its Kafka, its topics, its processor's Service, other pipelines. I/O only: nothing is
+//! judged here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use kube::api::{Api, DynamicObject};
+
+use super::context::{Context, Error, with_causes};
+use super::controller::Stored;
+use super::{names, strimzi};
+use crate::api::v1alpha1::ErrorHandlingPipeline;
+use crate::domain::topic::TopicShape;
+
+/// What a pipeline refers to.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Where its Kafka is.
+    pub kafka: KafkaFound,
+    /// Its topics, by their names in Kafka; empty when the Kafka is not known.
+    pub topics: BTreeMap<String, TopicFound>,
+    /// The Service that its processor names and that does not exist, as (name, namespace).
+    pub missing_service: Option<(String, String)>,
+    /// The other pipelines that the operator knows.
+    pub others: Vec<Arc<Stored>>,
+}
+
+/// What there is of the Kafka that a pipeline names.
+#[derive(Debug, Default)]
+pub enum KafkaFound {
+    /// The pipeline says the address itself.
+    #[default]
+    Given,
+    /// The cluster knows no Strimzi.
+    NoStrimzi,
+    /// There is no Kafka object of that name.
+    Missing,
+    /// The Kafka object.
+    Object(Box<DynamicObject>),
+}
+
+/// What there is of a topic.
+#[derive(Debug)]
+pub enum TopicFound {
+    /// Neither a KafkaTopic nor a topic in Kafka.
+    Absent,
+    /// A topic in Kafka for which no KafkaTopic stands.
+    InKafka(TopicShape),
+    /// A KafkaTopic.
+    Object(Box<DynamicObject>),
+    /// No KafkaTopic; whether Kafka has it could not be found out.
+    Unknown(String),
+}
+
+/// Reads everything that the pipeline refers to.
+pub async fn dereference(context: &Context, object: &ErrorHandlingPipeline) -> Result<Found, Error> {
+    let mut others = context.pipelines();
+    others.retain(|other| other.uid() != object.uid());
+    let kafka = kafka(context, object).await?;
+    let topics = topics_of(context, object, &kafka).await?;
+    let missing_service = missing_service(context, object).await?;
+    Ok(Found { kafka, topics, missing_service, others })
+}
+
+async fn kafka(context: &Context, object: &ErrorHandlingPipeline) -> Result<KafkaFound, Error> {
+    let Some(cluster) = &object.spec.kafka.cluster else { return Ok(KafkaFound::Given) };
+    let Some(strimzi) = &context.strimzi else { return Ok(KafkaFound::NoStrimzi) };
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &strimzi.kafka);
+    Ok(api.get_opt(cluster).await?.map_or(KafkaFound::Missing, |kafka| KafkaFound::Object(kafka.into())))
+}
+
+async fn topics_of(
+    context: &Context,
+    object: &ErrorHandlingPipeline,
+    kafka: &KafkaFound,
+) -> Result<BTreeMap<String, TopicFound>, Error> {
+    let (address, kafka_topics) = match (kafka, &context.strimzi) {
+        (KafkaFound::Object(kafka), Some(strimzi)) => {
+            let namespace = object.namespace().unwrap_or_default();
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(context.client.clone(), &namespace, &strimzi.kafka_topic);
+            let listener = strimzi::listeners(kafka).into_iter().find(|listener| is_named(listener, object));
+            (listener.map(|listener| listener.bootstrap_servers), Some(api))
+        }
+        _ => (object.spec.kafka.bootstrap_servers.clone(), None),
+    };
+    let mut found = BTreeMap::new();
+    let Some(address) = address else { return Ok(found) };
+    // A Kafka that does not answer is not asked again and again.
+    let mut unanswered = None;
+    for topic in object.topic_names() {
+        let known = match &kafka_topics {
+            Some(api) => api.get_opt(&names::kafka_topic(&topic)).await?,
+            None => None,
+        };
+        let topic_found = match known {
+            Some(known) => TopicFound::Object(known.into()),
+            None => match &unanswered {
+                Some(error) => TopicFound::Unknown(String::clone(error)),
+                None => in_kafka(context, &address, &topic).await,
+            },
+        };
+        if let TopicFound::Unknown(error) = &topic_found {
+            unanswered = Some(error.clone());
+        }
+        found.insert(topic, topic_found);
+    }
+    Ok(found)
+}
+
+async fn in_kafka(context: &Context, address: &str, topic: &str) -> TopicFound {
+    let described = match context.topics(address) {
+        Ok(topics) => topics.describe(topic).await,
+        Err(error) => Err(error),
+    };
+    match described {
+        Ok(None) => TopicFound::Absent,
+        Ok(Some(shape)) => TopicFound::InKafka(shape),
+        Err(error) => TopicFound::Unknown(with_causes(&error)),
+    }
+}
+
+/// The Service that the processor's URL names, if there is none. One that may not be looked at counts as there.
+async fn missing_service(context: &Context, object: &ErrorHandlingPipeline) -> Result<Option<(String, String)>, Error> {
+    let Some(http) = &object.spec.processor.http else { return Ok(None) };
+    let Some((name, namespace)) = service_of(&http.url) else { return Ok(None) };
+    let api: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
+    match api.get_metadata_opt(&name).await {
+        Ok(None) => Ok(Some((name, namespace))),
+        Ok(Some(_)) => Ok(None),
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The Service and the namespace that a URL names: `http://orders.shop.svc:8080/x` is `orders` in `shop`.
+fn service_of(url: &str) -> Option<(String, String)> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?.split(':').next()?;
+    let mut labels = host.split('.');
+    match (labels.next(), labels.next(), labels.next()) {
+        (Some(name), Some(namespace), Some("svc")) => Some((name.to_owned(), namespace.to_owned())),
+        _ => None,
+    }
+}
+
+/// Whether it is the listener that the pipeline asks for, by its name or its type.
+pub fn is_named(listener: &strimzi::Listener, object: &ErrorHandlingPipeline) -> bool {
+    let wanted = &object.spec.kafka.listener;
+    listener.name == *wanted || listener.kind.as_ref() == Some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_recognized_by_its_name_in_the_cluster() {
+        let service = |url| service_of(url).map(|(name, namespace)| format!("{namespace}/{name}"));
+        assert_eq!(service("http://orders.shop.svc:8080/orders").as_deref(), Some("shop/orders"));
+        assert_eq!(service("https://orders.shop.svc.cluster.local").as_deref(), Some("shop/orders"));
+        assert_eq!(service("http://orders.example.com/shop.svc"), None);
+        assert_eq!(service("http://10.0.0.1:80/"), None);
+    }
+}

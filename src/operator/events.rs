@@ -1,0 +1,74 @@
+//! Kubernetes Events for what a person would want to know. Equal ones are counted, not repeated; one that cannot be written
+//! is logged and holds nothing up.
+
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+use tracing::{info, warn};
+
+use super::context::Context;
+use super::dereference::{Found, TopicFound};
+use super::names;
+use super::status::{self, READY, WARNING};
+use super::validate::{TopicStep, ValidatedPipeline};
+use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
+
+/// The longest note that the API server takes, with room to spare.
+const NOTE_LENGTH: usize = 1_000;
+
+/// Reasons that every pipeline goes through while it starts or changes.
+const PASSING: [&str; 3] = ["TopicPending", "WaitingForTopics", "WorkersStarting"];
+
+/// Says that a pipeline became ready, is no longer so, or has another reason not to be.
+pub async fn status_changed(context: &Context, object: &ErrorHandlingPipeline, now: &ErrorHandlingPipelineStatus) {
+    for of_type in [READY, WARNING] {
+        let before = object.status.as_ref().and_then(|before| status::find(before, of_type));
+        let Some(now) = status::find(now, of_type) else { continue };
+        if before.is_some_and(|before| (&before.status, &before.reason) == (&now.status, &now.reason)) {
+            continue;
+        }
+        info!(
+            pipeline = object.name_any(),
+            namespace = object.namespace(),
+            condition = of_type,
+            status = now.status,
+            reason = now.reason,
+            detail = now.message,
+            "status changed"
+        );
+        let good = of_type == READY && (now.status == "True" || PASSING.contains(&now.reason.as_str()));
+        let kind = if good { EventType::Normal } else { EventType::Warning };
+        publish(context, object, kind, &now.reason, &now.message).await;
+    }
+}
+
+/// Says that topics that were there before are gone, and are made anew: the records in them are lost.
+pub async fn topics_made_anew(context: &Context, validated: &ValidatedPipeline, found: &Found) {
+    let object = &validated.object;
+    let topics = object.status.iter().flat_map(|status| &status.topics);
+    for topic in topics.filter(|topic| topic.ready) {
+        let is_gone = matches!(found.topics.get(&topic.name), Some(TopicFound::Absent | TopicFound::InKafka(_)));
+        let step = validated.topics.iter().find(|(plan, _)| *plan.name == *topic.name).map(|(_, step)| step);
+        let is_made = matches!(step, Some(TopicStep::Apply { .. } | TopicStep::Create));
+        if is_gone && is_made {
+            let what = match &topic.kafka_topic {
+                Some(_) => format!("KafkaTopic `{}`", names::kafka_topic(&topic.name)),
+                None => format!("topic `{}`", topic.name),
+            };
+            let note = format!("{what} was deleted and is made anew; what the topic held may be lost");
+            publish(context, object, EventType::Warning, "TopicDeleted", &note).await;
+        }
+    }
+}
+
+async fn publish(context: &Context, object: &ErrorHandlingPipeline, kind: EventType, reason: &str, note: &str) {
+    let event = Event {
+        type_: kind,
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(NOTE_LENGTH).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
+        warn!(pipeline = object.name_any(), %error, "an event could not be written");
+    }
+}
