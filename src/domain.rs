@@ -21,6 +21,7 @@
 //! | [`due_queue`] | which record is due next |
 //! | [`offsets`] | which offset is safe to commit |
 //! | [`commit_metadata`] | finished offsets above the committed one, as text |
+//! | [`switch`] | which of several settings of a switch holds |
 
 pub mod commit_metadata;
 pub mod decide;
@@ -36,5 +37,6 @@ pub mod policy;
 pub mod provenance;
 pub mod record;
 pub mod rules;
+pub mod switch;
 pub mod time;
 pub mod topic;

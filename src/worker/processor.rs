@@ -3,7 +3,7 @@
 mod http;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 pub use http::ClientError;
 use http::HttpProcessor;
@@ -13,6 +13,8 @@ use crate::domain::pipeline::ProcessorPlan;
 use crate::domain::provenance::Provenance;
 use crate::domain::record::Record;
 use crate::domain::rules::RuleSet;
+use crate::domain::switch::Setting;
+use crate::domain::time::Timestamp;
 
 /// What processes the records of a stage.
 #[derive(Debug)]
@@ -28,19 +30,44 @@ enum Kind {
 }
 
 /// Makes every attempt fail while it is on, for whoever wants to see retries happen.
+///
+/// It holds the newest [`Setting`] as one number: every attempt looks at it, and none waits for a lock.
 #[derive(Clone, Debug, Default)]
-pub struct FaultSwitch(Arc<AtomicBool>);
+pub struct FaultSwitch(Arc<AtomicI64>);
 
 impl FaultSwitch {
-    /// Turns injected failures on or off, in all stages that share the switch.
-    pub fn set(&self, on: bool) {
-        self.0.store(on, Relaxed);
+    /// Turns injected failures on or off, in all stages that share the switch, and says with which time.
+    pub fn set(&self, enabled: bool, now: Timestamp) -> Setting {
+        let next = |held| Some(packed(unpacked(held).followed_by(enabled, now)));
+        // The closure never gives up, so both arms say what was held before.
+        let (Ok(before) | Err(before)) = self.0.fetch_update(Relaxed, Relaxed, next);
+        unpacked(before).followed_by(enabled, now)
+    }
+
+    /// Takes over a setting that was made elsewhere, if it is newer. Returns whether it was.
+    pub fn take(&self, setting: Setting) -> bool {
+        let setting = packed(setting);
+        self.0.fetch_max(setting, Relaxed) < setting
+    }
+
+    /// What holds.
+    pub fn setting(&self) -> Setting {
+        unpacked(self.0.load(Relaxed))
     }
 
     /// Whether attempts are made to fail.
     pub fn is_on(&self) -> bool {
-        self.0.load(Relaxed)
+        self.setting().enabled
     }
+}
+
+/// A setting as twice its time, plus one if it is on: such numbers are in the same order as the settings.
+fn packed(setting: Setting) -> i64 {
+    setting.at.0.clamp(0, Timestamp::MAX.0) * 2 + i64::from(setting.enabled)
+}
+
+fn unpacked(number: i64) -> Setting {
+    Setting { at: Timestamp(number / 2), enabled: number % 2 == 1 }
 }
 
 impl Processor {
@@ -76,5 +103,42 @@ impl Processor {
             Kind::Rules(rules) => Ok(rules.apply(record)),
             Kind::Http(endpoint) => Err(endpoint),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(at: i64, enabled: bool) -> Setting {
+        Setting { at: Timestamp(at), enabled }
+    }
+
+    #[test]
+    fn a_switch_takes_over_what_is_newer_and_nothing_else() {
+        let fault = FaultSwitch::default();
+        assert_eq!((fault.setting(), fault.is_on()), (Setting::UNSET, false));
+        for (setting, newer) in [
+            (at(-5, true), true), // a time before the epoch counts as the epoch, and on comes after off
+            (at(5, false), true),
+            (at(5, true), true),
+            (at(5, true), false),
+            (at(5, false), false),
+            (at(4, false), false),
+            (at(6, false), true),
+            (Setting::UNSET, false),
+        ] {
+            assert_eq!(fault.take(setting), newer, "{setting:?}");
+        }
+        assert_eq!((fault.setting(), fault.is_on()), (at(6, false), false));
+    }
+
+    #[test]
+    fn what_is_set_by_hand_is_newer_than_what_was_held() {
+        let fault = FaultSwitch::default();
+        assert_eq!(fault.set(true, Timestamp(7)), at(7, true));
+        assert_eq!(fault.set(false, Timestamp(7)), at(8, false));
+        assert_eq!(fault.set(true, Timestamp(3)), at(9, true));
+        assert_eq!(fault.clone().setting(), at(9, true));
     }
 }

@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::problem::Problem;
+use crate::worker::clock;
 
 /// What is asked for.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -51,7 +52,7 @@ pub async fn simulate_transient_error(
         let detail = "say `?enabled=true` or `?enabled=false`";
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     };
-    api.fault.set(enabled);
+    api.fault.set(enabled, clock::now());
     info!(enabled, "simulated transient errors switched");
     Ok(Json(Switched { simulate_transient_error: enabled }))
 }
