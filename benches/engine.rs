@@ -206,6 +206,7 @@ async fn start(pipeline: Pipeline, stage: Stage) -> Process {
         stages: vec![(Arc::new(pipeline), stage)],
         connection: Connection::new(kafka()),
         listen: "127.0.0.1:0".parse().expect("an address"),
+        peers: vec![],
         name: "bench".into(),
     };
     let mut process = Process::open(settings).await.expect("a process");

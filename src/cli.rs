@@ -72,6 +72,10 @@ struct WorkerArgs {
     /// Where the HTTP API listens.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// A name that resolves to every worker, and the port of their HTTP API: errors that are simulated at one of them are
+    /// then simulated at all. Default: only at that one.
+    #[arg(long, value_name = "HOST:PORT", value_parser = addresses)]
+    peers: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -167,7 +171,8 @@ async fn worker(args: WorkerArgs) -> Result<()> {
     let connection = Connection::new(kafka_of(&pipelines, args.bootstrap_servers)?);
     let stages = pipelines.into_iter().map(|pipeline| (Arc::new(pipeline), args.stage.into())).collect();
     let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
-    let settings = ProcessSettings { stages, connection, listen: args.listen, name: process_name() };
+    let peers = args.peers.iter().flat_map(|names| names.split(',')).map(|name| name.trim().to_owned()).collect();
+    let settings = ProcessSettings { stages, connection, listen: args.listen, peers, name: process_name() };
     let mut process = Process::open(settings).await?;
     process.start()?;
     let failed = tokio::select! {

@@ -70,8 +70,8 @@ impl Dev {
         let stages = pipelines.iter().flat_map(|p| [Stage::Main, Stage::Retry].map(|stage| (p.clone(), stage)));
         let bootstrap_servers = connection.bootstrap_servers().to_owned();
         let stages = stages.collect();
-        let process =
-            Process::open(ProcessSettings { stages, connection, listen: settings.listen, name: settings.name }).await?;
+        let DevSettings { listen, name, .. } = settings;
+        let process = Process::open(ProcessSettings { stages, connection, listen, peers: vec![], name }).await?;
         Ok(Self { process, pipelines, bootstrap_servers, broker })
     }
 

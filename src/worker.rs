@@ -19,6 +19,7 @@ pub mod http;
 pub mod load;
 pub mod metrics;
 mod partition;
+pub mod peers;
 pub mod process;
 pub mod processor;
 mod settle;

@@ -15,12 +15,14 @@ use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::observer::Reachability;
 use lazaret::worker::load::Load;
+use lazaret::worker::peers::Peers;
+use lazaret::worker::processor::FaultSwitch;
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::RDKafkaRespErr;
 use serde_json::json;
 
-use bed::{Bed, CLOSED, OPEN};
+use bed::{Bed, CLOSED, OPEN, closed_port};
 
 const SWITCH: &str = "/api/v1/config/simulate-transient-error";
 
@@ -40,7 +42,10 @@ async fn every_documented_answer_can_be_had() {
     bed.post("/api/v1/orders", "{}").await.is(422);
     bed.post(&format!("{SWITCH}?enabled=true"), "").await.is(200);
     bed.post(SWITCH, "").await.is(400);
-    Bed::without_broker(CLOSED).await.merge_into(&bed).post(SWITCH, "").await.is(404);
+    bed.get(SWITCH).await.is(200);
+    let closed = Bed::without_broker(CLOSED).await.merge_into(&bed);
+    closed.post(SWITCH, "").await.is(404);
+    closed.get(SWITCH).await.is(404);
     let away = away.merge_into(&bed);
     away.get("/health").await.is(503);
     away.get("/readyz").await.is(503);
@@ -304,13 +309,85 @@ async fn failures_are_switched_on_and_off_where_a_pipeline_allows_it() {
         let stats = bed.get("/api/v1/stats").await.is(200).body;
         assert_eq!(stats["simulateTransientError"], json!(enabled));
     }
-    for query in ["", "?enabled", "?enabled=", "?enabled=1", "?enabled=yes", "?other=true"] {
+    for query in ["", "?enabled", "?enabled=", "?enabled=1", "?enabled=yes", "?other=true", "?enabled=true&at=now"] {
         let answer = bed.post(&format!("{SWITCH}{query}"), "").await.is(400);
         answer.details("`?enabled=true` or `?enabled=false`");
     }
     let closed = Bed::without_broker(CLOSED).await;
     closed.post(&format!("{SWITCH}?enabled=true"), "").await.is(404).details("spec.faultInjection.enabled");
     assert!(!closed.fault.is_on());
+}
+
+#[tokio::test]
+async fn a_setting_that_names_its_time_holds_only_where_it_is_the_newest() {
+    let bed = Bed::without_broker(OPEN).await;
+    assert_eq!(bed.get(SWITCH).await.is(200).body, json!({"simulateTransientError": false, "at": 0}));
+    bed.post(&format!("{SWITCH}?enabled=true"), "").await.is(200);
+    let since = bed.get(SWITCH).await.is(200).body["at"].as_i64().unwrap();
+    assert!(lazaret::worker::clock::now().since(Timestamp(since)) < Duration::from_secs(60), "{since}");
+    for (at, enabled, held) in [(since - 1, false, true), (since, false, true), (since + 9, false, false)] {
+        let answer = bed.post(&format!("{SWITCH}?enabled={enabled}&at={at}"), "").await.is(200);
+        assert_eq!((answer.body, bed.fault.is_on()), (json!({"simulateTransientError": held}), held), "{at}");
+    }
+    let held = json!({"simulateTransientError": false, "at": since + 9});
+    let ahead = |seconds| lazaret::worker::clock::now().after(Duration::from_secs(seconds)).0;
+    for at in [ahead(90), i64::MAX] {
+        let answer = bed.post(&format!("{SWITCH}?enabled=true&at={at}"), "").await.is(400);
+        answer.details("more than a minute ahead");
+        assert_eq!(bed.get(SWITCH).await.is(200).body, held, "{at}");
+    }
+    bed.post(&format!("{SWITCH}?enabled=true&at={}", ahead(30)), "").await.is(200);
+    bed.post(&format!("{SWITCH}?enabled=false"), "").await.is(200);
+    assert!(!bed.fault.is_on(), "a clock that is ahead somewhere keeps nobody from switching here");
+}
+
+#[tokio::test]
+async fn whoever_is_told_of_a_setting_passes_it_on_unless_a_peer_told_it() {
+    let other = Bed::without_broker(OPEN).await;
+    let port = other.address.rsplit_once(':').unwrap().1;
+    // The two names are the same worker: it is told once. Of the others one listens to nobody and one is unknown.
+    let names = [other.address.clone(), format!("localhost:{port}"), closed_port(), "nobody.invalid:1".into()];
+    let bed = Bed::among(Some(Peers::new(names).unwrap()), OPEN).await;
+    let answer = bed.post(&format!("{SWITCH}?enabled=true"), "").await.is(200);
+    assert_eq!(answer.body, json!({"simulateTransientError": true, "peers": 1, "peersMissed": 1}));
+    assert!(other.fault.is_on());
+    assert_eq!(other.fault.setting(), bed.fault.setting());
+
+    let at = bed.fault.setting().at.0 + 1;
+    let answer = bed.post(&format!("{SWITCH}?enabled=false&at={at}"), "").await.is(200);
+    assert_eq!(answer.body, json!({"simulateTransientError": false}));
+    assert!(other.fault.is_on(), "what a peer says is not passed on");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_as_it_likes_or_nothing_at_all_is_not_waited_for_and_counts_as_missed() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (closed, contrary) = (Bed::without_broker(CLOSED).await, Bed::without_broker(OPEN).await);
+    contrary.fault.set(false, lazaret::worker::clock::now().after(Duration::from_secs(30)));
+    let names = [silent.local_addr().unwrap().to_string(), closed.address.clone(), contrary.address.clone()];
+    let bed = Bed::among(Some(Peers::new(names).unwrap()), OPEN).await;
+    let begin = Instant::now();
+    let answer = bed.post(&format!("{SWITCH}?enabled=true"), "").await.is(200);
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    assert_eq!(answer.body, json!({"simulateTransientError": true, "peers": 0, "peersMissed": 3}));
+    assert!(bed.fault.is_on() && !contrary.fault.is_on());
+}
+
+#[tokio::test]
+async fn of_what_the_peers_say_the_newest_is_taken_over_but_nothing_from_the_future() {
+    let now = lazaret::worker::clock::now();
+    let (first, second, ahead) =
+        (Bed::without_broker(OPEN).await, Bed::without_broker(OPEN).await, Bed::without_broker(OPEN).await);
+    first.fault.set(false, Timestamp(now.0 - 5));
+    let newest = second.fault.set(true, now);
+    ahead.fault.set(false, now.after(Duration::from_secs(3_600)));
+    let names = [&first, &second, &ahead].map(|bed| bed.address.clone()).into_iter().chain([closed_port()]);
+    let (peers, fault) = (Peers::new(names).unwrap(), FaultSwitch::default());
+    peers.ask(&fault).await;
+    assert_eq!(fault.setting(), newest);
+    let own = fault.set(false, now);
+    peers.ask(&fault).await;
+    assert_eq!(fault.setting(), own, "what was set here since is newer");
 }
 
 #[tokio::test]
@@ -322,7 +399,7 @@ async fn what_does_not_exist_is_a_problem_too() {
     for (method, path, allow) in [
         ("POST", "/health", "GET,HEAD"),
         ("DELETE", "/api/v1/stats", "GET,HEAD,POST"),
-        ("GET", SWITCH, "POST"),
+        ("DELETE", SWITCH, "GET,HEAD,POST"),
         ("GET", "/api/v1/orders", "POST"),
     ] {
         let answer = bed.send(bed.request(method, path), method, path).await.is(405);

@@ -152,6 +152,10 @@ fn addresses_that_are_none_are_refused() {
         let (code, _, error) = run(&["dev", "examples/orders.yaml", "--bootstrap-servers", address]);
         assert_eq!(code, Some(2), "{address}: {error}");
         assert!(error.contains("must be HOST:PORT"), "{error}");
+        let worker = ["worker", "--stage", "main", "--file", "examples/orders.yaml", "--peers", address];
+        let (code, _, error) = run(&worker);
+        assert_eq!(code, Some(2), "{address}: {error}");
+        assert!(error.contains("--peers <HOST:PORT>") && error.contains("must be HOST:PORT"), "{error}");
     }
 }
 

@@ -1,9 +1,9 @@
 //! The worker's HTTP API: health, metrics, counts, and where a pipeline allows it, records in and failures on demand.
 //!
 //! ```text
-//! GET  /health  /healthz  /readyz     health         POST /api/v1/{topic}                           ingress
-//! GET  /metrics                       metrics        POST /api/v1/config/simulate-transient-error   faults
-//! GET  /api/v1/stats                  stats          GET  /api/v1/dlt/count                         dead_letters
+//! GET  /health  /healthz  /readyz     health         POST      /api/v1/{topic}                           ingress
+//! GET  /metrics                       metrics        GET POST  /api/v1/config/simulate-transient-error   faults
+//! GET  /api/v1/stats                  stats          GET       /api/v1/dlt/count                         dead_letters
 //! ```
 //!
 //! The OpenAPI document at `GET /openapi.json` is made from the handlers. Every error is a problem as in RFC 9457; only
@@ -33,6 +33,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::metrics::StageMetrics;
+use super::peers::Peers;
 use super::processor::FaultSwitch;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
@@ -56,6 +57,8 @@ pub struct Api {
     pub stages: Vec<StageView>,
     /// Makes attempts fail. Whoever runs the stages hands it only to processors whose pipeline allows that.
     pub fault: FaultSwitch,
+    /// The other workers, who are to follow when failures are switched on or off.
+    pub peers: Option<Peers>,
     /// What `/metrics` shows; the stages' metrics are registered in it.
     pub registry: Arc<Registry>,
     /// Whether Kafka answers; somebody else asks it, at intervals.
@@ -109,5 +112,5 @@ fn documented_routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(stats::stats))
         .routes(routes!(dead_letters::count_dead_letters))
         .routes(routes!(ingress::write))
-        .routes(routes!(faults::simulate_transient_error))
+        .routes(routes!(faults::simulated_transient_error, faults::simulate_transient_error))
 }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::http::{self, Api, StageView};
 use super::metrics::{Metrics, StageMetrics};
+use super::peers::Peers;
 use super::processor::FaultSwitch;
 use super::{StartError, Worker, WorkerSettings};
 use crate::domain::pipeline::Pipeline;
@@ -39,6 +40,8 @@ pub struct ProcessSettings {
     pub connection: Connection,
     /// Where the HTTP API listens; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Names that resolve to all workers of the pipelines, each `host:port`; none where this process is the only one.
+    pub peers: Vec<String>,
     /// The name of the process.
     pub name: String,
 }
@@ -71,6 +74,9 @@ pub enum ProcessError {
     /// librdkafka refuses a setting, or has no resources.
     #[error("the Kafka client could not be made")]
     Kafka(#[from] KafkaError),
+    /// There is nothing to reach the other workers with.
+    #[error("the HTTP client could not be made")]
+    Client(#[from] reqwest::Error),
 }
 
 /// What a process has done.
@@ -87,7 +93,8 @@ pub struct Summary {
 }
 
 impl Process {
-    /// Opens the HTTP API and begins to look for Kafka. No record is read before [`start`](Self::start).
+    /// Opens the HTTP API, begins to look for Kafka, and learns from the other workers whether failures are to be
+    /// injected. No record is read before [`start`](Self::start).
     pub async fn open(settings: ProcessSettings) -> Result<Self, ProcessError> {
         let observer = Observer::new(&settings.connection)?;
         let producer = settings.connection.producer(INGRESS_TIMEOUT)?;
@@ -104,9 +111,13 @@ impl Process {
         let views: Vec<_> = settings.stages.iter().map(view).collect();
         let (fault, stop) = (FaultSwitch::default(), CancellationToken::new());
         let (reached, kafka) = watch::channel(Reachability::Unknown);
+        let allowed = settings.stages.iter().any(|(pipeline, _)| pipeline.fault_injection);
+        let peers =
+            if allowed && !settings.peers.is_empty() { Some(Peers::new(settings.peers.clone())?) } else { None };
         let api = Api {
             stages: views.clone(),
             fault: fault.clone(),
+            peers: peers.clone(),
             registry: Arc::new(registry),
             kafka: kafka.clone(),
             bootstrap_servers: settings.connection.bootstrap_servers().to_owned(),
@@ -116,7 +127,13 @@ impl Process {
         };
         let look = look_for_kafka(observer.clone(), settings.connection.clone(), reached);
         let look = stop.clone().run_until_cancelled_owned(look).map(drop);
-        let tasks = vec![tokio::spawn(serve(listener, api, stop.clone())), tokio::spawn(look)];
+        let mut tasks = vec![tokio::spawn(serve(listener, api, stop.clone())), tokio::spawn(look)];
+        if let Some(peers) = peers {
+            // The API is open: whoever sets the switch from now on reaches this process too.
+            peers.ask(&fault).await;
+            let keep_asking = stop.clone().run_until_cancelled_owned(peers.keep_asking(fault.clone())).map(drop);
+            tasks.push(tokio::spawn(keep_asking));
+        }
         let workers = vec![];
         Ok(Self { settings, views, fault, observer, kafka, address, tasks, stop, workers })
     }

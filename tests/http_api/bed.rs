@@ -15,6 +15,7 @@ use lazaret::kafka::observer::{Observer, Reachability};
 use lazaret::kafka::record::to_record;
 use lazaret::worker::http::{Api, StageView, router};
 use lazaret::worker::metrics::{Metrics, StageMetrics};
+use lazaret::worker::peers::Peers;
 use lazaret::worker::processor::FaultSwitch;
 use prometheus_client::registry::Registry;
 use rdkafka::consumer::{Consumer, StreamConsumer};
@@ -88,7 +89,7 @@ pub struct Bed {
     pub kafka: watch::Sender<Reachability>,
     /// Main and retry of each pipeline.
     pub metrics: Vec<Arc<StageMetrics>>,
-    address: String,
+    pub address: String,
     client: reqwest::Client,
     connection: Connection,
     seen: Arc<Mutex<BTreeSet<Documented>>>,
@@ -132,13 +133,22 @@ impl Bed {
 
     /// With nobody where the broker should be, which is known.
     pub async fn without_broker(yaml: &str) -> Self {
-        let bed = Self::at(Connection::new(closed_port()), yaml, |_| {}).await;
+        Self::among(None, yaml).await
+    }
+
+    /// The same, as one of several workers.
+    pub async fn among(peers: Option<Peers>, yaml: &str) -> Self {
+        let bed = Self::with(Connection::new(closed_port()), yaml, |_| {}, peers).await;
         bed.kafka.send_replace(Reachability::Unreachable { error: "connection refused".into() });
         bed
     }
 
     /// With the cluster at `connection`, and a producer with other settings.
     pub async fn at(connection: Connection, yaml: &str, settings: fn(&mut ClientConfig)) -> Self {
+        Self::with(connection, yaml, settings, None).await
+    }
+
+    async fn with(connection: Connection, yaml: &str, settings: fn(&mut ClientConfig), peers: Option<Peers>) -> Self {
         let mut registry = Registry::with_prefix("lazaret");
         let families = Metrics::register(&mut registry);
         let mut stages = Vec::new();
@@ -154,6 +164,7 @@ impl Bed {
         let api = Api {
             stages,
             fault: fault.clone(),
+            peers,
             registry: Arc::new(registry),
             kafka: receiver,
             bootstrap_servers: bootstrap_servers.clone(),
@@ -301,7 +312,7 @@ impl Bed {
 }
 
 /// An address where nobody listens.
-fn closed_port() -> String {
+pub fn closed_port() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

@@ -27,6 +27,7 @@ impl Engine {
             stages: stages.iter().map(|stage| (pipeline.clone(), *stage)).collect(),
             connection: Connection::new(address),
             listen: "127.0.0.1:0".parse().unwrap(),
+            peers: vec![],
             name: "engine-test".into(),
         })
         .await
