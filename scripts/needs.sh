@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# needs.sh build|test|bed: see that the system has what a build, the tests or their cluster need; silent if it has.
-# Root on a Debian-like system gets the missing packages installed, everybody else is told which they are.
+# needs.sh build|test|bed|helm: see that the system has what a build, the tests, their cluster or the helm of that need;
+# silent if it has. Root on a Debian-like system gets the missing packages installed, everybody else is told which they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,6 +28,14 @@ java_package() {
     if [[ $(apt-cache policy "openjdk-$release-jre-headless") == *"Candidate: "[0-9]* ]]; then found=$release; fi
   done
   echo "openjdk-$found-jre-headless"
+}
+
+# Go fetches the toolchain that go.mod names, if it is itself of the first version that can.
+need_go() {
+  if ! has go || ! at_least 1.21 "$(go env GOVERSION | tr -d go)"; then
+    echo "missing: Go 1.21 or newer — see https://go.dev/doc/install" >&2
+    exit 1
+  fi
 }
 
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -62,11 +70,7 @@ case ${1:-} in
         "runs the same tests on a cluster that you have" >&2
       exit 1
     fi
-    # Go fetches the toolchain that go.mod names, if it is itself of the first version that can.
-    if ! has go || ! at_least 1.21 "$(go env GOVERSION | tr -d go)"; then
-      echo "missing: Go 1.21 or newer — see https://go.dev/doc/install" >&2
-      exit 1
-    fi
+    need_go
     has containerd || need containerd containerd
     has runc || need runc runc
     [[ -e /usr/lib/cni/bridge || -e /opt/cni/bin/bridge ]] || need bridge containernetworking-plugins
@@ -78,8 +82,9 @@ case ${1:-} in
     # Only for its Java, where the system has none that is new enough for Strimzi 1.x.
     has pip3 || need pip3 python3-pip
     ;;
+  helm) need_go ;;
   *)
-    echo "usage: needs.sh build|test|bed" >&2
+    echo "usage: needs.sh build|test|bed|helm" >&2
     exit 2
     ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh: have in the cache what the bed runs. A part that is there is left alone; its directory is named after a hash
+# build.sh [kube]: have in the cache what the bed runs, or of it only Kubernetes and helm. A part that is there is left alone; its directory is named after a hash
 # of everything that it is made from.
 #   LAZARET_CACHE (~/.cache/lazaret)   the cache
 set -euo pipefail
@@ -38,8 +38,9 @@ build_topic_operator() { # DIRECTORY
   cp "${CARGO_TARGET_DIR:-$project/target}/debug/examples/topic-operator" "$1/"
 }
 
-"$bed/kafka/jars.sh" 8>&- >/dev/null
 part "$kube" "$bed/kube/build.sh"
+if [[ ${1:-} == kube ]]; then exit; fi
+"$bed/kafka/jars.sh" 8>&- >/dev/null
 for flavour in "${!strimzi_versions[@]}"; do part "$strimzi/$flavour" "$bed/strimzi/crds.sh" "$flavour"; done
 part "$topic_operator" build_topic_operator
 part "$lazaret" build_lazaret
