@@ -43,11 +43,16 @@ lint: ## check format, lints and documentation
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
-crds: ## write the CRD anew from the Rust types
+crds: ## write the CRD anew from the Rust types, and the chart's copy of it
 	@scripts/needs.sh build
 	@mkdir -p crds target
 	cargo run --quiet --locked -- crds > target/crd.yaml # by way of target: a failure leaves the old file whole
 	mv target/crd.yaml $(CRD)
+	cp $(CRD) charts/lazaret/files/crds/
+
+chart-docs: ## write the chart's README anew from the comments in its values
+	@scripts/needs.sh build
+	LAZARET_WRITE=1 cargo test --quiet --locked --test chart the_readme_lists
 
 clean: ## remove what was built, and the tests' Kafka and Kubernetes nodes with their data
 	cargo clean
