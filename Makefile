@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench kill-test bed bed-up bed-down lint crds clean
+.PHONY: help demo test bench kill-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
@@ -33,6 +33,9 @@ bed-up: ## start it; BED_BROKERS=3 and BED_STRIMZI=v1beta2 make it another one
 	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
 	@rm -f "$${LAZARET_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/lazaret}/bed/for-a-run" # it is not a run's any more
 	@tests/bed/up.sh
+
+bed-install: bed-up ## start it, and install the chart in it; HELM_ARGS go to helm
+	@tests/bed/install.sh $(HELM_ARGS)
 
 bed-down: ## stop it, and leave nothing of it but what was built
 	@tests/bed/down.sh
