@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 23] = [
+const REFUSED: [(&str, &str); 25] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -27,15 +27,26 @@ const REFUSED: [(&str, &str); 23] = [
     ),
     (
         "spec: {processor: {rules: [{when: 'true', error: 'E: e'}]}}",
-        "spec.processor: set exactly one of http (a service to call) and rules (CEL expressions)",
+        "spec.processor: set exactly one of http (a service to call), container (an image to run beside the worker) and rules \
+         (CEL expressions)",
     ),
     (
         "spec: {processor: {http: null}}",
-        "spec.processor: set exactly one of http (a service to call) and rules (CEL expressions)",
+        "spec.processor: set exactly one of http (a service to call), container (an image to run beside the worker) and rules \
+         (CEL expressions)",
     ),
     (
         "spec: {processor: {http: {url: 'ftp://orders'}}}",
         "spec.processor.http.url: must begin with http:// or https://, followed by a host",
+    ),
+    (
+        "spec: {processor: {http: null, container: {image: i, path: 'orders'}}}",
+        "spec.processor.container.path: must begin with a / and have no blank",
+    ),
+    (
+        "spec: {kafka: {cluster: null, bootstrapServers: 'k:9092'}, deletionPolicy: Delete}",
+        "spec.deletionPolicy: only the topics of a Strimzi Kafka can be deleted with this object: set Retain, or \
+         kafka.cluster",
     ),
     ("spec: {processor: {http: {timeout: 0s}}}", "spec.processor.http.timeout: must be longer than 0s"),
     (

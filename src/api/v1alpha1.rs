@@ -4,6 +4,7 @@
 //! the CRD's descriptions and answer `kubectl explain`.
 
 mod consumer;
+mod container;
 mod dead_letters;
 mod http;
 mod ingress;
@@ -17,6 +18,7 @@ mod template;
 mod topic;
 
 pub use consumer::Consumer;
+pub use container::ContainerProcessor;
 pub use dead_letters::{DeadLetterFormat, DeadLetterTopic, DeadLetters, StackTrace};
 pub use http::{HttpMethod, HttpProcessor};
 pub use ingress::{FaultInjection, Ingress};

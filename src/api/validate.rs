@@ -77,9 +77,10 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
         let when = compile(&rule.when, Vocabulary::Record, format!("spec.processor.rules[{index}].when"))?;
         Ok::<_, InvalidPipeline>(Rule { when, error: rule.error.clone(), retryable: rule.retryable })
     };
-    let processor = match (&spec.processor.http, &spec.processor.rules) {
-        (Some(http), _) => ProcessorPlan::Http(http_plan(http)),
-        (None, rules) => {
+    let processor = match (&spec.processor.http, &spec.processor.container, &spec.processor.rules) {
+        (Some(http), ..) => ProcessorPlan::Http(http_plan(http)),
+        (None, Some(container), _) => ProcessorPlan::Http(container_plan(container)),
+        (None, None, rules) => {
             let rules = rules.iter().flatten().enumerate().map(rule).collect::<Result<_, _>>()?;
             ProcessorPlan::Rules(RuleSet::new(rules))
         }
@@ -133,6 +134,16 @@ fn http_plan(http: &v1::HttpProcessor) -> HttpPlan {
         method: format!("{:?}", http.method).to_uppercase(),
         timeout: http.timeout.into(),
         headers: http.headers.clone(),
+    }
+}
+
+/// A container in the same pod has the worker's own address.
+fn container_plan(container: &v1::ContainerProcessor) -> HttpPlan {
+    HttpPlan {
+        url: format!("http://127.0.0.1:{}{}", container.port, container.path),
+        method: "POST".to_owned(),
+        timeout: container.timeout.into(),
+        headers: BTreeMap::new(),
     }
 }
 

@@ -71,7 +71,7 @@ pub struct ErrorHandlingPipelineSpec {
     /// The topic whose records are processed. It is made when it does not exist.
     pub topic: Topic,
 
-    /// What is done with each record. Set either `http` or `rules`.
+    /// What is done with each record. Set one of `http`, `container` and `rules`.
     pub processor: Processor,
 
     /// How records are read from the topic. May be left out.
@@ -187,6 +187,9 @@ fn rules() -> Vec<Rule> {
         Rule::new(format!("self.retry.rules.all(r, !has(r.dlt) || (r.dlt != {topic} && r.dlt != {retry}))"))
             .message("dlt must name a topic of its own, not the topic itself nor the retry topic")
             .field_path(".retry.rules"),
+        Rule::new("self.deletionPolicy != 'Delete' || has(self.kafka.cluster)")
+            .message("only the topics of a Strimzi Kafka can be deleted with this object: set Retain, or kafka.cluster")
+            .field_path(".deletionPolicy"),
         Rule::new(
             "!has(self.consumer.groupId) || !has(self.retry.groupId) \
              || self.consumer.groupId != self.retry.groupId",

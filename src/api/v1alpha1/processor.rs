@@ -4,16 +4,21 @@ use kube::core::Rule as Validation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::HttpProcessor;
+use super::{ContainerProcessor, HttpProcessor};
 
-/// What is done with each record. Set either `http` or `rules`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What is done with each record. Set one of `http`, `container` and `rules`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = validations()))]
 pub struct Processor {
     /// A service that is called with each record. An answer 2xx means that the record is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpProcessor>,
+
+    /// An image that runs beside each worker, in the same pod, and is called with each record. On a laptop, run it yourself:
+    /// it is called at the same port of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerProcessor>,
 
     /// Rules that decide without a service: the first one whose `when` is true fails the record. A record that no rule
     /// matches is done.
@@ -51,6 +56,9 @@ const fn sixty_four() -> u32 {
 }
 
 fn validations() -> [Validation; 1] {
-    [Validation::new("has(self.http) != has(self.rules)")
-        .message("set exactly one of http (a service to call) and rules (CEL expressions)")]
+    [Validation::new("[has(self.http), has(self.container), has(self.rules)].filter(given, given).size() == 1")
+        .message(
+            "set exactly one of http (a service to call), container (an image to run beside the worker) and rules (CEL \
+         expressions)",
+        )]
 }

@@ -4,15 +4,15 @@ use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api::v1alpha1::{Consumer, DeletionPolicy, ErrorHandlingPipeline, Template, Topic};
+use super::pod::{config_map_name, pod, pod_metadata, service_account_name, worker_port};
+use crate::api::v1alpha1::{
+    Consumer, DeadLetterTopic, DeletionPolicy, ErrorHandlingPipeline, Retry, RetryTopic, Template, Topic,
+};
 use crate::domain::provenance::Stage;
-use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL, hash};
+use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
 use crate::operator::validate::ValidatedPipeline;
 
-/// How much longer than its drain timeout a worker may take to end, before the kubelet ends it: for committing, leaving
-/// the group and closing the HTTP API.
-const STOP_GRACE_SECONDS: u64 = 30;
-
+/// The port of the Services.
 const PORT: u16 = 8080;
 
 /// The name of a stage's Deployment.
@@ -29,15 +29,18 @@ pub fn build_workers(validated: &ValidatedPipeline, image: &str) -> Vec<DynamicO
     let config = worker_config(&validated.object);
     let mut objects = vec![
         json!({
-            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": format!("{name}-worker")},
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": service_account_name(&name)},
             "automountServiceAccountToken": false,
         }),
         json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("{name}-worker")},
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": config_map_name(&name)},
             "data": {"pipeline.yaml": config},
         }),
         service(&validated.object),
     ];
+    if validated.pipeline.fault_injection {
+        objects.push(peers_service(&name, worker_port(&validated.object)));
+    }
     for stage in [Stage::Main, Stage::Retry] {
         objects.push(disruption_budget(&name, stage));
         objects.push(deployment(validated, stage, image, &config));
@@ -55,7 +58,7 @@ fn owned(pipeline: &ErrorHandlingPipeline, object: Value) -> DynamicObject {
     object
 }
 
-fn common_labels(name: &str) -> [(String, String); 4] {
+pub(super) fn common_labels(name: &str) -> [(String, String); 4] {
     let labels = [
         ("app.kubernetes.io/name", "lazaret"),
         ("app.kubernetes.io/instance", name),
@@ -65,7 +68,7 @@ fn common_labels(name: &str) -> [(String, String); 4] {
     labels.map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
-fn selector(name: &str, stage: Stage) -> Value {
+pub(super) fn selector(name: &str, stage: Stage) -> Value {
     json!({PIPELINE_LABEL: name, STAGE_LABEL: stage.to_string()})
 }
 
@@ -77,8 +80,9 @@ fn worker_config(object: &ErrorHandlingPipeline) -> String {
     spec.topic = serde_json::from_value::<Topic>(topic).expect("a topic needs no more than a name");
     spec.deletion_policy = DeletionPolicy::default();
     spec.consumer = Consumer { replicas: None, template: Template::default(), ..spec.consumer };
-    spec.retry.replicas = None;
-    spec.retry.template = Template::default();
+    let topic = RetryTopic { name: spec.retry.topic.name, ..RetryTopic::default() };
+    spec.retry = Retry { replicas: None, template: Template::default(), topic, ..spec.retry };
+    spec.dlt.topic = DeadLetterTopic { name: spec.dlt.topic.name, ..DeadLetterTopic::default() };
     spec.ingress.node_port = None;
     let pipeline = json!({
         "apiVersion": ErrorHandlingPipeline::api_version(&()), "kind": ErrorHandlingPipeline::kind(&()),
@@ -100,6 +104,22 @@ fn service(object: &ErrorHandlingPipeline) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": deployment_name(&name, Stage::Main)},
         "spec": {"type": kind, "selector": selector(&name, Stage::Main), "ports": [port]},
+    })
+}
+
+/// The name by which workers find each other, to tell all of them of injected failures.
+pub(super) fn peers_service_name(pipeline: &str) -> String {
+    format!("{pipeline}-workers")
+}
+
+/// One that is not ready must hear of it, too.
+fn peers_service(name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": peers_service_name(name)},
+        "spec": {
+            "clusterIP": "None", "publishNotReadyAddresses": true, "selector": {PIPELINE_LABEL: name},
+            "ports": [{"name": "http", "port": port, "targetPort": "http", "protocol": "TCP"}],
+        },
     })
 }
 
@@ -127,74 +147,4 @@ fn deployment(validated: &ValidatedPipeline, stage: Stage, image: &str, config: 
     }
     let metadata = json!({"name": deployment_name(&name, stage), "labels": {STAGE_LABEL: stage.to_string()}});
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
-}
-
-fn pod_metadata(name: &str, stage: Stage, template: &Template, config: &str) -> Value {
-    let given = &template.pod.metadata;
-    let mut labels = given.labels.clone();
-    labels.extend(common_labels(name));
-    labels.insert(STAGE_LABEL.to_owned(), stage.to_string());
-    let mut annotations = given.annotations.clone();
-    annotations.insert("lazaret.dev/config-hash".to_owned(), hash(config));
-    json!({"labels": labels, "annotations": annotations})
-}
-
-fn pod(validated: &ValidatedPipeline, stage: Stage, image: &str, template: &Template) -> Value {
-    let name = validated.object.name_any();
-    let probe = |path: &str| json!({"httpGet": {"path": path, "port": "http"}, "periodSeconds": 5});
-    let resources = template.container.resources.as_ref().map_or_else(
-        || json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}),
-        |resources| json!(resources),
-    );
-    let mut container = json!({
-        "name": "worker",
-        "image": image,
-        "args": [
-            "worker", "--stage", stage.to_string(), "--file", "/etc/lazaret/pipeline.yaml",
-            "--bootstrap-servers", validated.bootstrap_servers, "--listen", format!("0.0.0.0:{PORT}"),
-        ],
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        "livenessProbe": probe("/healthz"),
-        "readinessProbe": probe("/readyz"),
-        "resources": resources,
-        "securityContext": {
-            "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true,
-        },
-        "volumeMounts": [{"name": "config", "mountPath": "/etc/lazaret", "readOnly": true}],
-    });
-    if !template.container.env.is_empty() {
-        container["env"] = json!(template.container.env);
-    }
-    let drain = validated.pipeline.drain_timeout.as_secs() + STOP_GRACE_SECONDS;
-    let mut pod = json!({
-        "serviceAccountName": format!("{name}-worker"),
-        "automountServiceAccountToken": false,
-        "enableServiceLinks": false,
-        "terminationGracePeriodSeconds": drain,
-        // No user is named: OKD gives each namespace a range of its own.
-        "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
-        "topologySpreadConstraints": [{
-            "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": selector(&name, stage)},
-        }],
-        "containers": [container],
-        "volumes": [{"name": "config", "configMap": {"name": format!("{name}-worker")}}],
-    });
-    let given = &template.pod;
-    if !given.node_selector.is_empty() {
-        pod["nodeSelector"] = json!(given.node_selector);
-    }
-    if !given.tolerations.is_empty() {
-        pod["tolerations"] = json!(given.tolerations);
-    }
-    if let Some(affinity) = &given.affinity {
-        pod["affinity"] = json!(affinity);
-    }
-    if !given.image_pull_secrets.is_empty() {
-        pod["imagePullSecrets"] = json!(given.image_pull_secrets);
-    }
-    if let Some(class) = &given.priority_class_name {
-        pod["priorityClassName"] = json!(class);
-    }
-    pod
 }
