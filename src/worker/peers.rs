@@ -79,6 +79,8 @@ impl Peers {
         let client = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // Workers speak plain HTTP among themselves; an image need not have certificates.
+            .tls_certs_only([])
             // By the next time the address may be another worker's.
             .pool_max_idle_per_host(0)
             .build()?;
