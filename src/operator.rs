@@ -83,7 +83,9 @@ pub async fn run(settings: OperatorSettings, shutdown: impl Future<Output = ()>)
     let metrics = Arc::new(Metrics::default());
     let builder = ClientBuilder::try_from(config).map_err(OperatorError::Client)?;
     let client = builder.with_layer(&metrics::count_requests(&metrics)).build();
-    let lease = Arc::new(Lease::new(client.clone(), settings.lease.clone(), settings.name.clone()));
+    // Two processes may have one name: a container that restarts has that of the one before.
+    let identity = format!("{}-{:08x}", settings.name, rand::random::<u32>());
+    let lease = Arc::new(Lease::new(client.clone(), settings.lease.clone(), identity));
     let served = http::listen(settings.listen, metrics.clone(), lease.clone()).await?;
     let work = async {
         loop {

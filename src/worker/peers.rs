@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -27,8 +28,8 @@ use crate::domain::time::Timestamp;
 /// How long all peers together may take to be found and to answer. Whoever sets the switch waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The time between two questions.
-const ASK_INTERVAL: Duration = Duration::from_secs(5);
+/// The time between two questions. DNS learns of a worker late, so one that starts may not be told; it asks soon.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How much of an answer is read; one that is understood is far shorter.
 const ANSWER_MAX_BYTES: usize = 4 << 10;
@@ -38,6 +39,8 @@ const ANSWER_MAX_BYTES: usize = 4 << 10;
 pub struct Peers {
     names: Arc<[String]>,
     client: Client,
+    /// Whether their names have ever resolved.
+    found: Arc<AtomicBool>,
 }
 
 /// How many addresses were told of a setting.
@@ -84,7 +87,12 @@ impl Peers {
             // By the next time the address may be another worker's.
             .pool_max_idle_per_host(0)
             .build()?;
-        Ok(Self { names: names.into_iter().collect(), client })
+        Ok(Self { names: names.into_iter().collect(), client, found: Arc::default() })
+    }
+
+    /// Whether they could be found yet. Until then a switch that is set here reaches nobody.
+    pub fn were_found(&self) -> bool {
+        self.found.load(Ordering::Relaxed)
     }
 
     /// Tells all of them that the switch was set.
@@ -155,7 +163,9 @@ impl Peers {
                 vec![]
             }
         };
-        join_all(self.names.iter().map(resolve)).await.into_iter().flatten().collect()
+        let found: BTreeSet<_> = join_all(self.names.iter().map(resolve)).await.into_iter().flatten().collect();
+        self.found.fetch_or(!found.is_empty(), Ordering::Relaxed);
+        found
     }
 }
 

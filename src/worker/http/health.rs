@@ -75,13 +75,16 @@ pub async fn liveness() -> &'static str {
     "ok"
 }
 
-/// Says whether the worker is ready to take part: Kafka was reached, and still is.
+/// Says whether the worker is ready to take part: Kafka was reached, and still is; and where failures can be injected, the
+/// other workers could be found.
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, body = String, content_type = "text/plain", description = "It is."),
     (status = 503, body = Problem, content_type = "application/problem+json", description = "It is not."),
 ))]
 pub async fn readiness(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
-    match away(&api) {
+    let alone = api.peers.as_ref().filter(|peers| !peers.were_found());
+    let alone = alone.map(|_| "the name of the other workers does not resolve yet".to_owned());
+    match away(&api).or(alone) {
         None => Ok("ok"),
         Some(reason) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason)),
     }

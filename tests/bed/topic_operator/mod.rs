@@ -1,0 +1,7 @@
+//! The stand-in for Strimzi's topic operator, for tests that run one of their own.
+
+mod admin;
+mod contract;
+mod operator;
+
+pub use operator::{Settings, run, served};

@@ -1,0 +1,20 @@
+//! The operator on a real Kubernetes: what becomes of a pipeline that is applied, changed and deleted, and what must not
+//! go wrong on the way. Each test has a namespace, a Kafka object and operators of its own.
+
+mod support;
+
+#[path = "support/site.rs"]
+mod site;
+#[path = "bed/topic_operator/mod.rs"]
+mod topic_operator;
+
+#[path = "operator/failures.rs"]
+mod failures;
+#[path = "operator/kafka.rs"]
+mod kafka;
+#[path = "operator/replicas.rs"]
+mod replicas;
+#[path = "operator/topics.rs"]
+mod topics;
+#[path = "operator/workers.rs"]
+mod workers;

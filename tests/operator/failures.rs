@@ -1,0 +1,263 @@
+//! What must not go wrong: permissions that are missing, an API server that is busy, objects that get in each other's way.
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::{CustomResourceExt, Resource, ResourceExt};
+use lazaret::api::v1alpha1::ErrorHandlingPipeline;
+use serde_json::{Value, json};
+
+use crate::site::{Site, in_site, in_site_alone, kubeconfig};
+use crate::support::cluster::wait_until_gone;
+use crate::support::eventually;
+
+/// A kubeconfig of an account that may do what the chart's operator may, but for `without`.
+async fn kubeconfig_of(site: &Site, without: Option<&str>) -> String {
+    set_rights(site, without).await;
+    let accounts: Api<ServiceAccount> = Api::namespaced(site.client.clone(), &site.namespace);
+    let request = TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
+    let token = accounts.create_token_request("operator", &PostParams::default(), &request).await.unwrap();
+    let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(kubeconfig()).unwrap()).unwrap();
+    config["users"][0]["user"] = json!({"token": token.status.unwrap().token});
+    config["contexts"][0]["context"]["namespace"] = site.namespace.clone().into();
+    let path = format!("{}/{}.kubeconfig", env!("CARGO_TARGET_TMPDIR"), site.namespace);
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
+/// The chart's own rules, as it renders them for this one namespace.
+async fn set_rights(site: &Site, without: Option<&str>) {
+    let helm = crate::support::lazaret::bash(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/helm.sh"));
+    let namespace = &site.namespace;
+    let values = format!(
+        "--set watchNamespaces={{{namespace}}} --set serviceAccount.create=false --set serviceAccount.name=operator --set \
+         crds.install=false --set aggregateRoles.create=false --set fullnameOverride={namespace}"
+    );
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/lazaret");
+    let render = format!("{} template x {chart} -n {namespace} --kube-version 1.34.0 {values}", helm.trim());
+    let rendered = crate::support::lazaret::bash(&render);
+    site.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: operator}\n").await;
+    for mut object in serde_saphyr::from_multiple::<Value>(&rendered).unwrap() {
+        if !["Role", "RoleBinding"].contains(&object["kind"].as_str().unwrap_or_default()) {
+            continue;
+        }
+        for rule in object["rules"].as_array_mut().into_iter().flatten() {
+            if rule["resources"].as_array().is_some_and(|resources| resources.iter().any(|name| Some(name.as_str().unwrap()) == without)) {
+                rule["verbs"].as_array_mut().unwrap().retain(|verb| verb != "patch" && verb != "create");
+            }
+        }
+        site.apply(&object.to_string()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_charts_rights_everything_works_and_a_missing_one_is_named() {
+    in_site("rights", async |site| {
+        let kubeconfig = kubeconfig_of(site, Some("deployments")).await;
+        let operator = site.operator_with(&site.namespace, &kubeconfig);
+        site.apply(&site.pipeline("orders", "faultInjection: {enabled: true}")).await;
+        let message = site.reason("orders", "Forbidden").await;
+        for word in ["lacks a permission", "deployments.apps", "patch", &*site.namespace] {
+            assert!(message.contains(word), "{word:?} is not in {message}");
+        }
+        set_rights(site, None).await;
+        site.reason("orders", "Ready").await;
+        let events = eventually("an event", async || {
+            let events = site.events("orders").await;
+            events.iter().any(|(reason, _)| reason == "Ready").then_some(events)
+        })
+        .await;
+        assert!(events.iter().any(|(reason, note)| reason == "Forbidden" && note.contains("deployments")), "{events:?}");
+        // Removing what is no longer wanted is within its rights, too.
+        site.merge("orders", json!({"spec": {"faultInjection": {"enabled": false}}})).await;
+        let services: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(site.client.clone(), &site.namespace);
+        wait_until_gone(&services, "orders-workers").await;
+        assert!(operator.grep(&["an event could not be written"]).is_empty(), "{}", operator.log());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_too_busy_is_asked_again() {
+    in_site("busy", async |site| {
+        let kubeconfig = kubeconfig_of(site, None).await;
+        let operator = site.operator_with(&site.namespace, &kubeconfig);
+        site.apply(&site.pipeline("first", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
+        site.reason("first", "Ready").await;
+        // Everything that the operator asks for is answered with 429 from now on.
+        let (name, user) = (&site.namespace, format!("system:serviceaccount:{}:operator", site.namespace));
+        let level = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration",
+            "metadata": {"name": name}, "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 0,
+                "lendablePercent": 0, "limitResponse": {"type": "Reject"}}}});
+        let flow = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": name},
+            "spec": {"matchingPrecedence": 1, "priorityLevelConfiguration": {"name": name}, "rules": [{
+                "subjects": [{"kind": "User", "user": {"name": user}}],
+                "resourceRules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "clusterScope": true,
+                    "namespaces": ["*"]}]}]}});
+        site.apply(&level.to_string()).await;
+        site.apply(&flow.to_string()).await;
+        site.apply(&site.pipeline("orders", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
+        eventually("it is told to wait", async || {
+            let told = operator.grep(&["TooManyRequests"]).len() + operator.grep(&["too many requests"]).len();
+            (told > 0 || operator.log().contains("429")).then_some(())
+        })
+        .await;
+        assert!(site.pipelines.get("orders").await.unwrap().status.is_none());
+        let flows: Api<k8s_openapi::api::flowcontrol::v1::FlowSchema> = Api::all(site.client.clone());
+        flows.delete(name, &Default::default()).await.unwrap();
+        let levels: Api<k8s_openapi::api::flowcontrol::v1::PriorityLevelConfiguration> = Api::all(site.client.clone());
+        levels.delete(name, &Default::default()).await.unwrap();
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_pipelines_on_one_topic_the_older_goes_on_and_the_other_names_it() {
+    in_site("conflict", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("older", "")).await;
+        site.reason("older", "Ready").await;
+        let same = format!("topic: {{name: {}, partitions: 2}}", site.named("older"));
+        site.apply(&site.pipeline("younger", &same)).await;
+        let message = site.reason("younger", "Conflict").await;
+        for word in [&*format!("{}/older", site.namespace), "the topic", &*site.named("older")] {
+            assert!(message.contains(word), "{word:?} is not in {message}");
+        }
+        site.apply(&site.pipeline("member", &format!("consumer: {{groupId: {}}}", site.named("older-retry")))).await;
+        let message = site.reason("member", "Conflict").await;
+        assert!(message.contains("the consumer group") && message.contains("/older"), "{message}");
+        assert!(site.deployments.get_opt("younger-consumer").await.unwrap().is_none());
+        site.reason("older", "Ready").await;
+        // When the older one goes, the others go on by themselves.
+        site.pipelines.delete("older", &Default::default()).await.unwrap();
+        site.reason("younger", "Ready").await;
+        site.reason("member", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_somebody_else_is_not_taken() {
+    in_site("taken", async |site| {
+        let _operator = site.operator();
+        site.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: orders-worker}\ndata: {a: b}\n").await;
+        site.apply(&site.pipeline("orders", "")).await;
+        let message = site.reason("orders", "NameTaken").await;
+        assert!(message.contains("ConfigMap `orders-worker`"), "{message}");
+        let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(site.client.clone(), &site.namespace);
+        assert_eq!(maps.get("orders-worker").await.unwrap().data.unwrap(), [("a".into(), "b".into())].into());
+        maps.delete("orders-worker", &Default::default()).await.unwrap();
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processors_service_that_does_not_exist_is_a_warning() {
+    in_site("warning", async |site| {
+        let _operator = site.operator();
+        let url = format!("http://nobody.{}.svc:8080/orders", site.namespace);
+        site.apply(&site.pipeline("orders", &format!("processor: {{http: {{url: '{url}'}}}}"))).await;
+        site.reason("orders", "Ready").await;
+        let message = site.condition("orders", "Warning", "ServiceNotFound").await;
+        assert!(message.contains("`nobody`") && message.contains(&site.namespace), "{message}");
+        let events = async || site.events("orders").await.into_iter().find(|(reason, _)| reason == "ServiceNotFound");
+        eventually("a warning event", events).await;
+        site.merge("orders", json!({"spec": {"processor": {"http": {"url": "http://127.0.0.1:9/"}}}})).await;
+        crate::support::cluster::wait_for(&site.pipelines, "orders", "has no warning", |pipeline| {
+            let conditions = &pipeline.status.as_ref()?.conditions;
+            conditions.iter().all(|condition| condition.type_ != "Warning").then_some(())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expression_that_does_not_compile_is_named_and_mended() {
+    in_site("invalid", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "processor: {rules: [{when: value.amount <, error: E}]}")).await;
+        let message = site.reason("orders", "InvalidSpec").await;
+        assert!(message.contains("spec.processor.rules[0].when"), "{message}");
+        assert!(site.topics.list(&Default::default()).await.unwrap().items.is_empty());
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_is_deleted_while_it_is_being_made_leaves_nothing_but_its_topics() {
+    in_site("fleeting", async |site| {
+        let operator = site.operator();
+        for pause in (0..8).map(|n| std::time::Duration::from_millis(60 * n)) {
+            site.apply(&site.pipeline("orders", "")).await;
+            tokio::time::sleep(pause).await;
+            site.pipelines.delete("orders", &Default::default()).await.unwrap();
+        }
+        wait_until_gone(&site.deployments, "orders-consumer").await;
+        wait_until_gone(&site.deployments, "orders-retry").await;
+        assert!(operator.grep(&["panicked"]).is_empty());
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_is_deleted_goes_and_nothing_is_made_in_it() {
+    in_site("doomed", async |site| {
+        let mut operator = site.operator();
+        site.apply(&site.pipeline("orders", "deletionPolicy: Delete")).await;
+        site.reason("orders", "Ready").await;
+        let namespaces: Api<Namespace> = Api::all(site.client.clone());
+        namespaces.delete(&site.namespace, &Default::default()).await.unwrap();
+        wait_until_gone(&namespaces, &site.namespace).await;
+        assert!(operator.stop().success());
+        // The site tidies up what is there no more.
+        let again = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": site.namespace}});
+        site.apply(&again.to_string()).await;
+    })
+    .await;
+}
+
+/// Puts a pipeline into the store that no version of the code wrote.
+async fn store_malformed(site: &Site, name: &str) {
+    let crds: Api<CustomResourceDefinition> = Api::all(site.client.clone());
+    let crd = ErrorHandlingPipeline::crd();
+    let mut loose = serde_json::to_value(&crd).unwrap();
+    let schema = &mut loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+    *schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    crds.patch(&crd.name_any(), &PatchParams::apply("the-tests").force(), &Patch::Apply(&loose)).await.unwrap();
+    let gvk = kube::core::GroupVersionKind::gvk("lazaret.dev", "v1alpha1", "ErrorHandlingPipeline");
+    let resource = kube::api::ApiResource::from_gvk_with_plural(&gvk, &ErrorHandlingPipeline::plural(&()));
+    let api: Api<DynamicObject> = Api::namespaced_with(site.client.clone(), &site.namespace, &resource);
+    let object = DynamicObject::new(name, &resource).data(json!({"spec": {"topic": {"name": 7}}}));
+    // The API server takes the new schema up a moment later.
+    eventually("the malformed object is stored", async || api.create(&PostParams::default(), &object).await.ok()).await;
+    crds.patch(&crd.name_any(), &PatchParams::apply("the-tests").force(), &Patch::Apply(&crd)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_object_says_so_and_holds_up_nobody() {
+    in_site_alone("malformed", async |site| {
+        store_malformed(site, "broken").await;
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let gvk = kube::core::GroupVersionKind::gvk("lazaret.dev", "v1alpha1", "ErrorHandlingPipeline");
+        let resource = kube::api::ApiResource::from_gvk_with_plural(&gvk, &ErrorHandlingPipeline::plural(&()));
+        let api: Api<DynamicObject> = Api::namespaced_with(site.client.clone(), &site.namespace, &resource);
+        let (reason, message) = crate::support::cluster::wait_for(&api, "broken", "says so", |object| {
+            let (_, reason, message) = crate::support::cluster::condition(object, "Ready")?;
+            Some((reason, message))
+        })
+        .await;
+        assert_eq!(reason, "InvalidSpec");
+        assert!(message.contains("cannot be read"), "{message}");
+    })
+    .await;
+}

@@ -1,0 +1,106 @@
+//! Where Kafka is, and what is said when it is not there.
+
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+
+use crate::site::in_site;
+use crate::support::cluster::kafka_from_here;
+use crate::support::topics;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_waits_for_its_kafka_and_goes_on_by_itself() {
+    in_site("waits", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "kafka: {cluster: later}")).await;
+        let message = site.reason("orders", "KafkaNotFound").await;
+        assert!(message.contains("`later`") && message.contains(&site.namespace), "{message}");
+        site.apply(&site.kafka("later")).await;
+        let message = site.reason("orders", "KafkaNotReady").await;
+        assert!(message.contains("`later`"), "{message}");
+        site.add_kafka("later").await;
+        // The stand-in looks after the topics of another Kafka.
+        let message = site.reason("orders", "TopicPending").await;
+        assert!(message.contains("has not answered yet"), "{message}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_the_kafka_does_not_have_is_named_with_those_that_it_has() {
+    in_site("listener", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "kafka: {cluster: site, listener: secure}")).await;
+        let message = site.reason("orders", "ListenerNotFound").await;
+        assert!(message.contains("`secure`") && message.contains("`plain`"), "{message}");
+        // By its type it is found, too.
+        site.merge("orders", json!({"spec": {"kafka": {"listener": "internal"}}})).await;
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_follow_the_address_of_their_kafka() {
+    in_site("moved", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let address = format!("{},localhost:9092", kafka_from_here());
+        let status = json!({"status": {"listeners": [{"name": "plain", "bootstrapServers": address}]}});
+        site.kafkas().patch_status("site", &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+        for deployment in ["orders-consumer", "orders-retry"] {
+            crate::support::cluster::wait_for(&site.deployments, deployment, "has the new address", |deployment| {
+                let args = deployment.spec.template.spec.as_ref()?.containers[0].args.as_ref()?;
+                args.contains(&address).then_some(())
+            })
+            .await;
+        }
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_strimzi_does_not_run_gets_its_topics_by_the_same_rules() {
+    in_site("plain", async |site| {
+        let _operator = site.operator();
+        let kafka = kafka_from_here();
+        let (name, dlt) = (site.named("orders"), site.named("orders.dlt"));
+        topics::create(&kafka, &dlt, 3, &[("cleanup.policy", "compact")]).await;
+        site.apply(&site.pipeline("orders", &format!("kafka: {{bootstrapServers: '{kafka}'}}"))).await;
+        let message = site.reason("orders", "TopicDiffers").await;
+        assert!(message.contains("cleanup.policy is compact, asked for is delete"), "{message}");
+        topics::has(&kafka, &name, Some(2)).await;
+        assert_eq!(topics::config(&kafka, &dlt).await["cleanup.policy"], "compact");
+
+        site.merge("orders", json!({"spec": {"dlt": {"topic": {"adopt": "Force"}}}})).await;
+        site.reason("orders", "Ready").await;
+        assert_eq!(topics::config(&kafka, &dlt).await["cleanup.policy"], "delete");
+        assert!(site.topics.list(&Default::default()).await.unwrap().items.is_empty());
+        let status = site.pipelines.get("orders").await.unwrap().status.unwrap();
+        assert!(status.topics.iter().all(|topic| topic.ready && topic.kafka_topic.is_none()), "{status:?}");
+
+        // What it made it may change: more partitions, and settings.
+        let more = json!({"spec": {"topic": {"partitions": 4, "config": {"segment.ms": 60_000}}}});
+        site.merge("orders", more).await;
+        topics::has(&kafka, &name, Some(4)).await;
+        site.reason("orders", "Ready").await;
+        assert_eq!(topics::config(&kafka, &name).await["segment.ms"], "60000");
+        for topic in [name, dlt, site.named("orders.retry")] {
+            topics::delete(&kafka, &topic).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_does_not_answer_is_named() {
+    in_site("silent", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "kafka: {bootstrapServers: '127.0.0.1:1'}")).await;
+        let message = site.reason("orders", "KafkaUnreachable").await;
+        assert!(message.contains("127.0.0.1:1"), "{message}");
+        assert!(site.deployments.get_opt("orders-consumer").await.unwrap().is_none());
+    })
+    .await;
+}

@@ -1,0 +1,237 @@
+//! What becomes of topics.
+
+use kube::ResourceExt;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use crate::site::{KAFKA, Site, in_site};
+use crate::support::cluster::{kafka_from_here, wait_for, wait_until_gone};
+use crate::support::{eventually, topics};
+
+/// A KafkaTopic that somebody else made.
+fn kafka_topic(site: &Site, name: &str, spec: &Value) -> String {
+    let object = json!({
+        "apiVersion": site.strimzi, "kind": "KafkaTopic", "spec": spec,
+        "metadata": {"name": name, "labels": {"strimzi.io/cluster": KAFKA}},
+    });
+    object.to_string()
+}
+
+fn config<'a>(topic: &'a DynamicObject, name: &str) -> &'a Value {
+    &topic.data["spec"]["config"][name]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_topics_are_made_with_settings_that_keep_what_failed() {
+    in_site("made", async |site| {
+        let _operator = site.operator();
+        let dlt = format!("topic: {{name: {}}}", site.named("orders.DLT"));
+        site.apply(&site.pipeline("orders", &format!("dlt: {{{dlt}}}"))).await;
+        site.reason("orders", "Ready").await;
+
+        let main = site.topics.get(&site.named("orders")).await.unwrap();
+        assert_eq!(main.data["spec"], json!({"partitions": 2, "config": {}}));
+        assert_eq!(main.labels()["strimzi.io/cluster"], KAFKA);
+        assert!(main.owner_references().is_empty(), "it outlives the pipeline");
+        let retry = site.topics.get(&site.named("orders.retry")).await.unwrap();
+        assert_eq!(retry.data["spec"]["partitions"], 3);
+        assert_eq!(config(&retry, "cleanup.policy"), "delete");
+        assert_eq!(config(&retry, "retention.ms"), &(7 * 86_400_000 + 360_000).to_string());
+        // What is no Kubernetes name is told apart from the topic's.
+        let dlt = site.topics.get(&site.named("orders.dlt")).await.unwrap();
+        assert_eq!(dlt.data["spec"]["topicName"], site.named("orders.DLT"));
+        topics::has(&kafka_from_here(), &site.named("orders.DLT"), Some(3)).await;
+
+        let status = site.pipelines.get("orders").await.unwrap().status.unwrap();
+        assert!(status.topics.iter().all(|topic| topic.ready), "{status:?}");
+        assert_eq!(status.topics[2].name, site.named("orders.DLT"));
+        assert_eq!(status.topics[2].kafka_topic, Some(site.named("orders.dlt")));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_partitions_are_passed_on_and_fewer_are_refused() {
+    in_site("partitions", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        site.merge("orders", json!({"spec": {"topic": {"partitions": 5}}})).await;
+        topics::has(&kafka_from_here(), &site.named("orders"), Some(5)).await;
+        site.reason("orders", "Ready").await;
+        let fewer = json!({"spec": {"topic": {"partitions": 1}}});
+        let refused = site.pipelines.patch("orders", &PatchParams::default(), &Patch::Merge(fewer)).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("partitions cannot be lowered"), "{refused}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_topic_that_differs_is_left_alone_until_its_user_says_force() {
+    in_site("differs", async |site| {
+        let _operator = site.operator();
+        let dlt = site.named("orders.dlt");
+        let theirs = json!({"partitions": 3, "config": {"cleanup.policy": "compact", "segment.ms": 60_000}});
+        site.apply(&kafka_topic(site, &dlt, &theirs)).await;
+        site.apply(&site.pipeline("orders", "")).await;
+        let message = site.reason("orders", "TopicDiffers").await;
+        for word in [
+            &*dlt,
+            "cleanup.policy is compact, asked for is delete",
+            "retention.ms is not set, asked for is 2592000000",
+            "spec.dlt.topic.adopt: Force",
+        ] {
+            assert!(message.contains(word), "{word:?} is not in {message}");
+        }
+        let untouched = site.topics.get(&dlt).await.unwrap();
+        assert_eq!(untouched.data["spec"], theirs);
+        assert_eq!(site.deployments.get_opt("orders-consumer").await.unwrap().map(|d| d.name_any()), None);
+
+        site.merge("orders", json!({"spec": {"dlt": {"topic": {"adopt": "Force"}}}})).await;
+        site.reason("orders", "Ready").await;
+        let taken = site.topics.get(&dlt).await.unwrap();
+        assert_eq!(config(&taken, "cleanup.policy"), "delete");
+        assert_eq!(config(&taken, "segment.ms"), 60_000, "what is not asked for stays");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_topic_that_agrees_is_taken_over() {
+    in_site("agrees", async |site| {
+        let _operator = site.operator();
+        let name = site.named("orders");
+        site.apply(&kafka_topic(site, &name, &json!({"partitions": 2, "config": {"segment.ms": 60_000}}))).await;
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let taken = site.topics.get(&name).await.unwrap();
+        assert_eq!(taken.labels()["lazaret.dev/pipeline"], "orders");
+        assert_eq!(config(&taken, "segment.ms"), 60_000);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_without_a_kafka_topic_keeps_the_settings_that_it_has() {
+    in_site("carried", async |site| {
+        let _operator = site.operator();
+        let (name, kafka) = (site.named("orders"), kafka_from_here());
+        topics::create(&kafka, &name, 2, &[("segment.ms", "60000"), ("max.message.bytes", "2000000")]).await;
+        let more = format!("topic: {{name: {name}, partitions: 2, config: {{min.insync.replicas: 1}}}}");
+        site.apply(&site.pipeline("orders", &more)).await;
+        let message = site.reason("orders", "TopicDiffers").await;
+        assert!(message.contains("min.insync.replicas is not set, asked for is 1"), "{message}");
+        assert!(site.topics.get_opt(&name).await.unwrap().is_none(), "Strimzi has not been told of it");
+
+        site.merge("orders", json!({"spec": {"topic": {"adopt": "Force"}}})).await;
+        site.reason("orders", "Ready").await;
+        let kept = topics::config(&kafka, &name).await;
+        for (setting, value) in [("segment.ms", "60000"), ("max.message.bytes", "2000000"), ("min.insync.replicas", "1")] {
+            assert_eq!(kept.get(setting).map(String::as_str), Some(value), "{kept:?}");
+        }
+        // They stay when something else is changed.
+        site.merge("orders", json!({"spec": {"topic": {"partitions": 3}}})).await;
+        topics::has(&kafka, &name, Some(3)).await;
+        site.reason("orders", "Ready").await;
+        assert_eq!(topics::config(&kafka, &name).await["segment.ms"], "60000");
+        // And may be taken out by whoever owns the object.
+        let none = json!({"spec": {"config": {"segment.ms": null}}});
+        site.topics.patch(&name, &PatchParams::default(), &Patch::Merge(none)).await.unwrap();
+        eventually("the setting is gone", async || {
+            (!topics::config(&kafka, &name).await.contains_key("segment.ms")).then_some(())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strimzi_says_of_a_topic_is_what_the_pipeline_says() {
+    in_site("refused", async |site| {
+        let _operator = site.operator();
+        let more = format!("topic: {{name: {}, config: {{retention.ms: soon}}}}", site.named("orders"));
+        site.apply(&site.pipeline("orders", &more)).await;
+        let message = site.condition("orders", "TopicsReady", "TopicNotReady").await;
+        for word in ["KafkaError", "InvalidConfigurationException", "retention.ms", "two minutes"] {
+            assert!(message.contains(word), "{word:?} is not in {message}");
+        }
+        assert_eq!(site.reason("orders", "TopicNotReady").await, message);
+        // The user mends it, and everything goes on by itself.
+        site.merge("orders", json!({"spec": {"topic": {"config": {"retention.ms": 1_000_000}}}})).await;
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_others_own_is_only_read() {
+    in_site("foreign", async |site| {
+        let _operator = site.operator();
+        let name = site.named("orders");
+        site.apply(&site.pipeline("orders", &format!("topic: {{name: {name}, manage: false}}"))).await;
+        let message = site.reason("orders", "TopicNotFound").await;
+        assert!(message.contains(&name) && message.contains("manage"), "{message}");
+        topics::create(&kafka_from_here(), &name, 4, &[]).await;
+        site.reason("orders", "Ready").await;
+        assert!(site.topics.get_opt(&name).await.unwrap().is_none());
+        assert_eq!(topics::partitions(&kafka_from_here(), &name), Some(4));
+        topics::delete(&kafka_from_here(), &name).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_topic_deleted_by_hand_comes_back_with_a_warning() {
+    in_site("deleted", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let name = site.named("orders.dlt");
+        let uid = site.topics.get(&name).await.unwrap().uid();
+        site.topics.delete(&name, &Default::default()).await.unwrap();
+        wait_for(&site.topics, &name, "is another one, and Ready", |topic| {
+            let ready = topic.data["status"]["conditions"].as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            (topic.uid() != uid && ready).then_some(())
+        })
+        .await;
+        site.reason("orders", "Ready").await;
+        let warned = async || site.events("orders").await.into_iter().find(|(reason, _)| reason == "TopicDeleted");
+        let (_, note) = eventually("a warning", warned).await;
+        assert!(note.contains(&name), "{note}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_outlive_a_pipeline_unless_it_says_otherwise() {
+    in_site("policy", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("kept", "")).await;
+        site.apply(&site.pipeline("gone", "deletionPolicy: Delete")).await;
+        // One that was asked to be deleted at first, and then to stay.
+        site.apply(&site.pipeline("spared", "deletionPolicy: Delete")).await;
+        for name in ["kept", "gone", "spared"] {
+            site.reason(name, "Ready").await;
+        }
+        site.merge("spared", json!({"spec": {"deletionPolicy": "Retain"}})).await;
+        site.reason("spared", "Ready").await;
+        for name in ["kept", "gone", "spared"] {
+            site.pipelines.delete(name, &Default::default()).await.unwrap();
+            wait_until_gone(&site.deployments, &format!("{name}-consumer")).await;
+        }
+        for topic in ["gone", "gone.retry", "gone.dlt"].map(|topic| site.named(topic)) {
+            wait_until_gone(&site.topics, &topic).await;
+            topics::has(&kafka_from_here(), &topic, None).await;
+        }
+        for topic in ["kept", "kept.dlt", "spared", "spared.dlt"].map(|topic| site.named(topic)) {
+            let stays = site.topics.get(&topic).await.unwrap();
+            assert_eq!(stays.metadata.deletion_timestamp, None);
+            assert!(topics::partitions(&kafka_from_here(), &topic).is_some(), "{topic}");
+        }
+        // Made again, the pipeline has its topics again.
+        site.apply(&site.pipeline("kept", "")).await;
+        site.reason("kept", "Ready").await;
+    })
+    .await;
+}

@@ -1,0 +1,256 @@
+//! A namespace in which an operator works: with a Kafka object, a stand-in for Strimzi's topic operator, and operators as
+//! processes that a test can kill.
+
+use std::fmt::Debug;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Client, CustomResourceExt, ResourceExt};
+use lazaret::api::v1alpha1::ErrorHandlingPipeline;
+use serde_json::{Value, json};
+use tokio::sync::RwLock;
+use tokio::task::JoinHandle;
+
+use crate::support::cluster::{apply, bed_up, image, in_namespace, kafka_from_here, wait_for};
+use crate::support::eventually;
+use crate::support::lazaret::{Lazaret, bash};
+use crate::topic_operator;
+
+/// The Kafka object of a site.
+pub const KAFKA: &str = "site";
+
+/// A namespace in which an operator works.
+pub struct Site {
+    pub client: Client,
+    pub namespace: String,
+    pub pipelines: Api<ErrorHandlingPipeline>,
+    pub topics: Api<DynamicObject>,
+    pub deployments: Api<Deployment>,
+    /// `kafka.strimzi.io/v1` or another.
+    pub strimzi: String,
+    topic_operator: JoinHandle<()>,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.topic_operator.abort();
+    }
+}
+
+/// The tests that rely on the CRD as it is, and the one that changes it for a moment.
+static CRD: RwLock<()> = RwLock::const_new(());
+
+/// Runs a test in a site of its own. Nothing of it stays.
+pub async fn in_site(name: &str, test: impl AsyncFnOnce(&Site)) {
+    let _as_it_is = CRD.read().await;
+    site(name, test).await;
+}
+
+/// Runs a test that changes the CRD, while no other runs.
+pub async fn in_site_alone(name: &str, test: impl AsyncFnOnce(&Site)) {
+    let _alone = CRD.write().await;
+    site(name, test).await;
+}
+
+async fn site(name: &str, test: impl AsyncFnOnce(&Site)) {
+    in_namespace(name, async |client, namespace| {
+        let site = Site::open(client, namespace).await;
+        test(&site).await;
+        site.clear().await;
+    })
+    .await;
+}
+
+impl Site {
+    async fn open(client: Client, namespace: &str) -> Self {
+        install_crd(&client).await;
+        let installed = ListParams::default().labels("app.kubernetes.io/name=lazaret,app.kubernetes.io/managed-by=Helm");
+        let installed = Api::<Deployment>::all(client.clone()).list(&installed).await.unwrap().items;
+        assert!(installed.is_empty(), "an installed operator would do the work of the one that is tested: uninstall the chart");
+        let resource = topic_operator::served(&client).await.unwrap();
+        let settings = topic_operator::Settings {
+            namespace: namespace.to_owned(),
+            cluster: KAFKA.to_owned(),
+            bootstrap_servers: kafka_from_here(),
+            // A topic is looked at again when it changes, or when Kafka was away: nobody waits for that here.
+            resync: Duration::from_secs(3_600),
+            kafka_timeout: Duration::from_secs(60),
+        };
+        let stand_in = client.clone();
+        let site = Self {
+            namespace: namespace.to_owned(),
+            pipelines: Api::namespaced(client.clone(), namespace),
+            topics: Api::namespaced_with(client.clone(), namespace, &resource),
+            deployments: Api::namespaced(client.clone(), namespace),
+            strimzi: resource.api_version,
+            topic_operator: tokio::spawn(async move { topic_operator::run(stand_in, settings).await.unwrap() }),
+            client,
+        };
+        site.add_kafka(KAFKA).await;
+        site
+    }
+
+    /// Makes a Kafka object that says where the tests' Kafka is.
+    pub async fn add_kafka(&self, name: &str) {
+        self.apply(&self.kafka(name)).await;
+        let address = kafka_from_here();
+        let (host, port) = address.rsplit_once(':').unwrap();
+        let status = json!({"status": {
+            "conditions": [{"type": "Ready", "status": "True"}], "observedGeneration": 1,
+            "listeners": [{"name": "plain", "addresses": [{"host": host, "port": port.parse::<u16>().unwrap()}],
+                "bootstrapServers": address}],
+        }});
+        self.kafkas().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
+    }
+
+    /// A Kafka object that Strimzi has not looked at yet.
+    pub fn kafka(&self, name: &str) -> String {
+        format!(
+            "apiVersion: {}\nkind: Kafka\nmetadata: {{name: {name}}}\nspec:\n  kafka:\n    listeners:\n    - {{name: plain, \
+             port: 9092, type: internal, tls: false}}\n",
+            self.strimzi
+        )
+    }
+
+    pub fn kafkas(&self) -> Api<DynamicObject> {
+        let (group, version) = self.strimzi.split_once('/').unwrap();
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, "Kafka");
+        let resource = kube::api::ApiResource::from_gvk_with_plural(&gvk, "kafkas");
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    pub async fn apply(&self, yaml: &str) {
+        apply(&self.client, &self.namespace, yaml).await;
+    }
+
+    /// A name that no other site uses, of a topic or a group in Kafka.
+    pub fn named(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace)
+    }
+
+    /// A pipeline on a topic of the same name. What is added begins at the margin.
+    pub fn pipeline(&self, name: &str, more: &str) -> String {
+        let topic = match more.contains("topic: ") && more.starts_with("topic") {
+            true => String::new(),
+            false => format!("  topic: {{name: {}, partitions: 2}}\n", self.named(name)),
+        };
+        let kafka = match more.contains("kafka: ") {
+            true => String::new(),
+            false => format!("  kafka: {{cluster: {KAFKA}}}\n"),
+        };
+        let processor = match more.contains("processor: ") {
+            true => "",
+            false => "  processor: {rules: [{when: value.amount < 0, error: 'E: bad'}]}\n",
+        };
+        let consumer = match more.contains("consumer: ") {
+            true => String::new(),
+            false => format!(
+                "  consumer: {{groupId: {}, sessionTimeout: 6s, drainTimeout: 5s}}\n",
+                self.named(&format!("{name}-main"))
+            ),
+        };
+        let retry = match more.contains("retry: ") {
+            true => String::new(),
+            false => format!("  retry: {{groupId: {}}}\n", self.named(&format!("{name}-retry"))),
+        };
+        format!(
+            "apiVersion: lazaret.dev/v1alpha1\nkind: ErrorHandlingPipeline\nmetadata: {{name: {name}}}\nspec:\n\
+             {kafka}{topic}{processor}{consumer}{retry}  {}\n",
+            more.trim().replace('\n', "\n  ")
+        )
+    }
+
+    /// Starts an operator for the namespace. Several of one site take turns.
+    pub fn operator(&self) -> Lazaret {
+        self.operator_with(&self.namespace, kubeconfig())
+    }
+
+    /// Starts one that takes turns with others of the same lease, as the user of a kubeconfig.
+    pub fn operator_with(&self, lease: &str, kubeconfig: &str) -> Lazaret {
+        let (image, namespace) = (image(), &*self.namespace);
+        let args = ["operator", "--namespace", namespace, "--lease", lease, "--worker-image", &image];
+        let environment = [("KUBECONFIG", kubeconfig)];
+        Lazaret::start_with(&[&args[..], &["--listen", "127.0.0.1:0"]].concat(), &environment)
+    }
+
+    /// Waits for the `Ready` condition of a pipeline to have a reason, and returns its message.
+    pub async fn reason(&self, name: &str, reason: &str) -> String {
+        self.condition(name, "Ready", reason).await
+    }
+
+    /// Waits for a condition of a pipeline, as it is now, to have a reason, and returns its message.
+    pub async fn condition(&self, name: &str, of_type: &str, reason: &str) -> String {
+        wait_for(&self.pipelines, name, &format!("{of_type} has the reason {reason}"), |pipeline| {
+            let status = pipeline.status.as_ref()?;
+            let condition = status.conditions.iter().find(|condition| condition.type_ == of_type)?;
+            let is_current = condition.observed_generation == pipeline.metadata.generation;
+            (is_current && condition.reason == reason).then(|| condition.message.clone())
+        })
+        .await
+    }
+
+    pub async fn merge(&self, name: &str, patch: Value) {
+        self.pipelines.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// The events of a pipeline, each as its reason and its note.
+    pub async fn events(&self, name: &str) -> Vec<(String, String)> {
+        let events: Api<k8s_openapi::api::events::v1::Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let of_pipeline = |event: &k8s_openapi::api::events::v1::Event| {
+            event.regarding.as_ref().is_some_and(|regarding| regarding.name.as_deref() == Some(name))
+        };
+        let events = events.list(&Default::default()).await.unwrap().items;
+        let said = |event: k8s_openapi::api::events::v1::Event| {
+            (event.reason.unwrap_or_default(), event.note.unwrap_or_default())
+        };
+        events.into_iter().filter(of_pipeline).map(said).collect()
+    }
+
+    /// Deletes pipelines and topics, and waits until they are gone.
+    async fn clear(&self) {
+        self.pipelines.delete_collection(&Default::default(), &Default::default()).await.unwrap();
+        self.topics.delete_collection(&Default::default(), &Default::default()).await.unwrap();
+        none_left(&self.topics).await;
+    }
+}
+
+async fn none_left<K>(api: &Api<K>)
+where
+    K: Clone + Debug + serde::de::DeserializeOwned,
+{
+    eventually("all are gone", async || {
+        let left = api.list(&Default::default()).await.ok()?;
+        left.items.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Where the kubeconfig of the box is.
+pub fn kubeconfig() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| bed_up(&[]))
+}
+
+/// Has the cluster know pipelines.
+pub async fn install_crd(client: &Client) {
+    let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let crd = ErrorHandlingPipeline::crd();
+    let parameters = PatchParams::apply("the-tests").force();
+    crds.patch(&crd.name_any(), &parameters, &Patch::Apply(&crd)).await.unwrap();
+    wait_for(&crds, &crd.name_any(), "is established", |crd| {
+        let conditions = crd.status.as_ref()?.conditions.as_ref()?;
+        conditions.iter().any(|c| c.type_ == "Established" && c.status == "True").then_some(())
+    })
+    .await;
+}
+
+/// What an operator counts, by the name of the metric with its labels.
+pub fn metric(operator: &mut Lazaret, name: &str) -> u64 {
+    let address = operator.wait_for("listening address=");
+    let metrics = bash(&format!("curl -sf http://{address}/metrics"));
+    let value = metrics.lines().filter_map(|line| line.strip_prefix(name)?.rsplit(' ').next()?.parse::<u64>().ok());
+    value.sum()
+}
