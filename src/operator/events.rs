@@ -1,6 +1,7 @@
 //! Kubernetes Events for what a person would want to know. Equal ones are counted, not repeated; one that cannot be written
 //! is logged and holds nothing up.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
 use tracing::{info, warn};
@@ -37,7 +38,7 @@ pub async fn status_changed(context: &Context, object: &ErrorHandlingPipeline, n
         );
         let good = of_type == READY && (now.status == "True" || PASSING.contains(&now.reason.as_str()));
         let kind = if good { EventType::Normal } else { EventType::Warning };
-        publish(context, object, kind, &now.reason, &now.message).await;
+        publish(context, &object.object_ref(&()), kind, &now.reason, &now.message).await;
     }
 }
 
@@ -55,12 +56,13 @@ pub async fn topics_made_anew(context: &Context, validated: &ValidatedPipeline, 
                 None => format!("topic `{}`", topic.name),
             };
             let note = format!("{what} was deleted and is made anew; what the topic held may be lost");
-            publish(context, object, EventType::Warning, "TopicDeleted", &note).await;
+            publish(context, &object.object_ref(&()), EventType::Warning, "TopicDeleted", &note).await;
         }
     }
 }
 
-async fn publish(context: &Context, object: &ErrorHandlingPipeline, kind: EventType, reason: &str, note: &str) {
+/// Writes an event about an object.
+pub async fn publish(context: &Context, about: &ObjectReference, kind: EventType, reason: &str, note: &str) {
     let event = Event {
         type_: kind,
         reason: reason.to_owned(),
@@ -68,7 +70,7 @@ async fn publish(context: &Context, object: &ErrorHandlingPipeline, kind: EventT
         action: "Reconcile".to_owned(),
         secondary: None,
     };
-    if let Err(error) = context.recorder.publish(&event, &object.object_ref(&())).await {
-        warn!(pipeline = object.name_any(), %error, "an event could not be written");
+    if let Err(error) = context.recorder.publish(&event, about).await {
+        warn!(pipeline = about.name, %error, "an event could not be written");
     }
 }

@@ -102,6 +102,9 @@ pub async fn stage(
     if state.ready < wanted {
         let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
         let pods = pods.list(&ListParams::default().labels(&stage_selector(pipeline, stage))).await?;
+        // Of an old kind there may be pods that do no better: the newest are those that were asked for last.
+        let mut pods: Vec<_> = pods.items;
+        pods.sort_by_key(|pod| std::cmp::Reverse(pod.creation_timestamp()));
         state.trouble = pods.iter().find_map(pod_trouble);
     }
     Ok(Some(state))
@@ -119,7 +122,8 @@ fn pod_trouble(pod: &Pod) -> Option<(String, String)> {
         let message = condition.message.clone().unwrap_or_default();
         return Some(("Unschedulable".to_owned(), format!("pod `{name}`: {message}")));
     }
-    status.container_statuses.iter().flatten().find_map(|container| container_trouble(&name, container))
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    containers.into_iter().find_map(|container| container_trouble(&name, container))
 }
 
 fn container_trouble(pod: &str, container: &ContainerStatus) -> Option<(String, String)> {

@@ -8,6 +8,7 @@ use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 use tokio::time::timeout;
@@ -125,7 +126,8 @@ async fn say(context: &Context, object: &ErrorHandlingPipeline, outcome: &Outcom
     Ok(())
 }
 
-/// A pipeline that cannot be read says so in its own status. It is looked at again when it changes.
+/// A pipeline that cannot be read says so in its own status, where the API server lets it, and in an event. It is looked
+/// at again when it changes.
 async fn say_unreadable(context: &Context, InvalidObject { error, metadata }: &InvalidObject) -> Result<Action, Error> {
     let gvk = GroupVersionKind::gvk(
         &ErrorHandlingPipeline::group(&()),
@@ -138,12 +140,18 @@ async fn say_unreadable(context: &Context, InvalidObject { error, metadata }: &I
     let known = api.get(&name).await?;
     let before: ErrorHandlingPipelineStatus = serde_json::from_value(known.data["status"].clone()).unwrap_or_default();
     let message = format!("the object cannot be read: {error}; apply it anew");
-    let status = status::unreadable(before.clone(), metadata.generation, message, Timestamp::now());
+    let status = status::unreadable(before.clone(), metadata.generation, message.clone(), Timestamp::now());
     context.metrics.reconciled("Unreadable");
     if status != before {
         context.may_write()?;
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        api.patch_status(&name, &parameters, &Patch::Apply(patch_of(&status))).await?;
+        // To an object that its own schema does not know the API server cannot apply fields; it can merge them, unless one
+        // of its rules cannot read the object either.
+        match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(refused)) if refused.code == 422 => {}
+            Err(error) => return Err(error.into()),
+        }
+        events::publish(context, &known.object_ref(&resource), EventType::Warning, "InvalidSpec", &message).await;
     }
     Ok(Action::await_change())
 }

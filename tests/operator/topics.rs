@@ -127,7 +127,9 @@ async fn a_topic_without_a_kafka_topic_keeps_the_settings_that_it_has() {
         site.merge("orders", json!({"spec": {"topic": {"adopt": "Force"}}})).await;
         site.reason("orders", "Ready").await;
         let kept = topics::config(&kafka, &name).await;
-        for (setting, value) in [("segment.ms", "60000"), ("max.message.bytes", "2000000"), ("min.insync.replicas", "1")] {
+        for (setting, value) in
+            [("segment.ms", "60000"), ("max.message.bytes", "2000000"), ("min.insync.replicas", "1")]
+        {
             assert_eq!(kept.get(setting).map(String::as_str), Some(value), "{kept:?}");
         }
         // They stay when something else is changed.
@@ -191,7 +193,10 @@ async fn a_kafka_topic_deleted_by_hand_comes_back_with_a_warning() {
         let uid = site.topics.get(&name).await.unwrap().uid();
         site.topics.delete(&name, &Default::default()).await.unwrap();
         wait_for(&site.topics, &name, "is another one, and Ready", |topic| {
-            let ready = topic.data["status"]["conditions"].as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let ready = topic.data["status"]["conditions"]
+                .as_array()?
+                .iter()
+                .any(|c| c["type"] == "Ready" && c["status"] == "True");
             (topic.uid() != uid && ready).then_some(())
         })
         .await;

@@ -67,9 +67,13 @@ async fn site(name: &str, test: impl AsyncFnOnce(&Site)) {
 impl Site {
     async fn open(client: Client, namespace: &str) -> Self {
         install_crd(&client).await;
-        let installed = ListParams::default().labels("app.kubernetes.io/name=lazaret,app.kubernetes.io/managed-by=Helm");
+        let installed =
+            ListParams::default().labels("app.kubernetes.io/name=lazaret,app.kubernetes.io/managed-by=Helm");
         let installed = Api::<Deployment>::all(client.clone()).list(&installed).await.unwrap().items;
-        assert!(installed.is_empty(), "an installed operator would do the work of the one that is tested: uninstall the chart");
+        assert!(
+            installed.is_empty(),
+            "an installed operator would do the work of the one that is tested: uninstall the chart"
+        );
         let resource = topic_operator::served(&client).await.unwrap();
         let settings = topic_operator::Settings {
             namespace: namespace.to_owned(),
