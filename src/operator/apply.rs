@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::build::{build_kafka_topics, build_workers};
 use super::context::{Context, Error};
+use super::dereference::Sight;
 use super::names::{FIELD_MANAGER, PIPELINE_LABEL};
 use super::validate::{TopicStep, ValidatedPipeline};
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::OperatorSettings;
 use super::controller::Stored;
+use super::dereference::Sight;
 use super::lease::Lease;
 use super::metrics::Metrics;
 use super::names::FIELD_MANAGER;
@@ -134,27 +135,9 @@ impl Context {
         }
     }
 
-    /// Every pipeline that the operator knows.
-    pub fn pipelines(&self) -> Vec<Arc<Stored>> {
-        self.pipelines.iter().flat_map(Store::state).collect()
-    }
-
     /// Says before each write whether this replica may still make it.
     pub fn may_write(&self) -> Result<(), Error> {
         if self.lease.is_held() { Ok(()) } else { Err(Error::LeaseLost) }
-    }
-
-    /// The topics of a Kafka, by a connection that all pipelines on it share.
-    pub fn topics(&self, bootstrap_servers: &str) -> Result<Topics, TopicError> {
-        let now = Instant::now();
-        let mut kafkas = lock(&self.kafkas);
-        kafkas.retain(|address, (_, used)| address == bootstrap_servers || now - *used < KAFKA_IDLE);
-        let topics = match kafkas.get(bootstrap_servers) {
-            Some((topics, _)) => topics.clone(),
-            None => Topics::new(&Connection::new(bootstrap_servers))?,
-        };
-        kafkas.insert(bootstrap_servers.to_owned(), (topics.clone(), now));
-        Ok(topics)
     }
 
     /// Takes note that a pipeline was reconciled.
@@ -172,6 +155,33 @@ impl Context {
         let count = failures.entry(stored.meta().uid.clone()).or_default();
         *count += 1;
         Duration::from_secs(1 << (*count - 1).min(6)).min(LONGEST_PAUSE)
+    }
+}
+
+impl Sight for Context {
+    fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn strimzi(&self) -> Option<&Strimzi> {
+        self.strimzi.as_ref()
+    }
+
+    fn pipelines(&self) -> Vec<Arc<Stored>> {
+        self.pipelines.iter().flat_map(Store::state).collect()
+    }
+
+    /// By a connection that all pipelines on that Kafka share.
+    fn topics(&self, bootstrap_servers: &str) -> Result<Topics, TopicError> {
+        let now = Instant::now();
+        let mut kafkas = lock(&self.kafkas);
+        kafkas.retain(|address, (_, used)| address == bootstrap_servers || now - *used < KAFKA_IDLE);
+        let topics = match kafkas.get(bootstrap_servers) {
+            Some((topics, _)) => topics.clone(),
+            None => Topics::new(&Connection::new(bootstrap_servers))?,
+        };
+        kafkas.insert(bootstrap_servers.to_owned(), (topics.clone(), now));
+        Ok(topics)
     }
 }
 

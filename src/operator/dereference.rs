@@ -5,14 +5,28 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt;
 use kube::api::{Api, DynamicObject};
+use kube::{Client, ResourceExt};
 
-use super::context::{Context, Error, with_causes};
+use super::context::{Error, with_causes};
 use super::controller::Stored;
+use super::strimzi::Strimzi;
 use super::{names, strimzi};
 use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::domain::topic::TopicShape;
+use crate::kafka::topics::{TopicError, Topics};
+
+/// What it takes to read: an operator has it, and so has whoever only wants to know what an operator would do.
+pub trait Sight: Sync {
+    /// The API server.
+    fn client(&self) -> &Client;
+    /// Strimzi's resources, where the cluster has them.
+    fn strimzi(&self) -> Option<&Strimzi>;
+    /// Every pipeline that is known.
+    fn pipelines(&self) -> Vec<Arc<Stored>>;
+    /// The topics of the Kafka at an address.
+    fn topics(&self, bootstrap_servers: &str) -> Result<Topics, TopicError>;
+}
 
 /// What a pipeline refers to.
 #[derive(Debug, Default)]
@@ -55,33 +69,33 @@ pub enum TopicFound {
 }
 
 /// Reads everything that the pipeline refers to.
-pub async fn dereference(context: &Context, object: &ErrorHandlingPipeline) -> Result<Found, Error> {
-    let mut others = context.pipelines();
+pub async fn dereference(sight: &impl Sight, object: &ErrorHandlingPipeline) -> Result<Found, Error> {
+    let mut others = sight.pipelines();
     others.retain(|other| other.uid() != object.uid());
-    let kafka = kafka(context, object).await?;
-    let topics = topics_of(context, object, &kafka).await?;
-    let missing_service = missing_service(context, object).await?;
+    let kafka = kafka(sight, object).await?;
+    let topics = topics_of(sight, object, &kafka).await?;
+    let missing_service = missing_service(sight, object).await?;
     Ok(Found { kafka, topics, missing_service, others })
 }
 
-async fn kafka(context: &Context, object: &ErrorHandlingPipeline) -> Result<KafkaFound, Error> {
+async fn kafka(sight: &impl Sight, object: &ErrorHandlingPipeline) -> Result<KafkaFound, Error> {
     let Some(cluster) = &object.spec.kafka.cluster else { return Ok(KafkaFound::Given) };
-    let Some(strimzi) = &context.strimzi else { return Ok(KafkaFound::NoStrimzi) };
+    let Some(strimzi) = sight.strimzi() else { return Ok(KafkaFound::NoStrimzi) };
     let namespace = object.namespace().unwrap_or_default();
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &strimzi.kafka);
+    let api: Api<DynamicObject> = Api::namespaced_with(sight.client().clone(), &namespace, &strimzi.kafka);
     Ok(api.get_opt(cluster).await?.map_or(KafkaFound::Missing, |kafka| KafkaFound::Object(kafka.into())))
 }
 
 async fn topics_of(
-    context: &Context,
+    sight: &impl Sight,
     object: &ErrorHandlingPipeline,
     kafka: &KafkaFound,
 ) -> Result<BTreeMap<String, TopicFound>, Error> {
-    let (address, kafka_topics) = match (kafka, &context.strimzi) {
+    let (address, kafka_topics) = match (kafka, sight.strimzi()) {
         (KafkaFound::Object(kafka), Some(strimzi)) => {
             let namespace = object.namespace().unwrap_or_default();
             let api: Api<DynamicObject> =
-                Api::namespaced_with(context.client.clone(), &namespace, &strimzi.kafka_topic);
+                Api::namespaced_with(sight.client().clone(), &namespace, &strimzi.kafka_topic);
             let listener = strimzi::listeners(kafka).into_iter().find(|listener| is_named(listener, object));
             (listener.map(|listener| listener.bootstrap_servers), Some(api))
         }
@@ -100,7 +114,7 @@ async fn topics_of(
             Some(known) => TopicFound::Object(known.into()),
             None => match &unanswered {
                 Some(error) => TopicFound::Unknown(String::clone(error)),
-                None => in_kafka(context, &address, &topic).await,
+                None => in_kafka(sight, &address, &topic).await,
             },
         };
         if let TopicFound::Unknown(error) = &topic_found {
@@ -111,8 +125,8 @@ async fn topics_of(
     Ok(found)
 }
 
-async fn in_kafka(context: &Context, address: &str, topic: &str) -> TopicFound {
-    let described = match context.topics(address) {
+async fn in_kafka(sight: &impl Sight, address: &str, topic: &str) -> TopicFound {
+    let described = match sight.topics(address) {
         Ok(topics) => topics.describe(topic).await,
         Err(error) => Err(error),
     };
@@ -124,10 +138,13 @@ async fn in_kafka(context: &Context, address: &str, topic: &str) -> TopicFound {
 }
 
 /// The Service that the processor's URL names, if there is none. One that may not be looked at counts as there.
-async fn missing_service(context: &Context, object: &ErrorHandlingPipeline) -> Result<Option<(String, String)>, Error> {
+async fn missing_service(
+    sight: &impl Sight,
+    object: &ErrorHandlingPipeline,
+) -> Result<Option<(String, String)>, Error> {
     let Some(http) = &object.spec.processor.http else { return Ok(None) };
     let Some((name, namespace)) = service_of(&http.url) else { return Ok(None) };
-    let api: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
+    let api: Api<Service> = Api::namespaced(sight.client().clone(), &namespace);
     match api.get_metadata_opt(&name).await {
         Ok(None) => Ok(Some((name, namespace))),
         Ok(Some(_)) => Ok(None),

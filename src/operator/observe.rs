@@ -2,11 +2,11 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, ListParams};
+use kube::{Client, ResourceExt};
 
 use super::build::deployment_name;
-use super::context::{Context, Error};
+use super::context::Error;
 use super::dereference::{Found, TopicFound};
 use super::names::{self, stage_selector};
 use super::strimzi::{self, Readiness};
@@ -80,12 +80,12 @@ fn topic_trouble(topic: &DynamicObject) -> Option<(String, String)> {
 
 /// The state of a stage, from its Deployment; `None` when there is none. Pods are only asked for when some are not ready.
 pub async fn stage(
-    context: &Context,
+    client: &Client,
     namespace: &str,
     pipeline: &str,
     stage: Stage,
 ) -> Result<Option<StageState>, Error> {
-    let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let deployment = deployment_name(pipeline, stage);
     let Some(found) = api.get_opt(&deployment).await? else { return Ok(None) };
     let wanted = found.spec.replicas.unwrap_or(1);
@@ -100,7 +100,7 @@ pub async fn stage(
         trouble: None,
     };
     if state.ready < wanted {
-        let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let pods = pods.list(&ListParams::default().labels(&stage_selector(pipeline, stage))).await?;
         // Of an old kind there may be pods that do no better: the newest are those that were asked for last.
         let mut pods: Vec<_> = pods.items;

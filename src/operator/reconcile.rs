@@ -94,7 +94,7 @@ fn warning(found: &Found) -> Option<(&'static str, String)> {
 
 async fn stages(context: &Context, object: &ErrorHandlingPipeline) -> Result<[Option<observe::StageState>; 2], Error> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let stage = |stage| observe::stage(context, &namespace, &name, stage);
+    let stage = |stage| observe::stage(&context.client, &namespace, &name, stage);
     Ok([stage(Stage::Main).await?, stage(Stage::Retry).await?])
 }
 
