@@ -11,21 +11,21 @@
 //! [`reconcile`] is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. Workers
 //! are never talked to: what they do is in their Deployments and in Kafka.
 
-mod apply;
-mod build;
-mod context;
-mod controller;
-mod dereference;
+pub(crate) mod apply;
+pub(crate) mod build;
+pub(crate) mod context;
+pub(crate) mod controller;
+pub(crate) mod dereference;
 mod events;
 mod http;
 mod lease;
 mod metrics;
-mod names;
-mod observe;
-mod reconcile;
-mod status;
-mod strimzi;
-mod validate;
+pub(crate) mod names;
+pub(crate) mod observe;
+pub(crate) mod reconcile;
+pub(crate) mod status;
+pub(crate) mod strimzi;
+pub(crate) mod validate;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

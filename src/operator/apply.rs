@@ -72,29 +72,41 @@ pub async fn apply_workers(context: &Context, validated: &ValidatedPipeline) -> 
     Ok(applied)
 }
 
-/// Deletes what an earlier spec asked for. Only Services come and go with the spec; the rest is there for every pipeline.
+/// Deletes what an earlier spec asked for.
 async fn delete_unwanted_services(
     context: &Context,
     validated: &ValidatedPipeline,
     applied: &[DynamicObject],
 ) -> Result<(), Error> {
     let api: Api<Service> = Api::namespaced(context.client.clone(), &validated.object.namespace().unwrap_or_default());
-    let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={}", validated.object.name_any()));
-    let is_wanted = |name: &str| {
-        applied.iter().any(|object| {
-            object.types.as_ref().is_some_and(|types| types.kind == "Service") && object.name_any() == name
-        })
-    };
-    for service in api.list_metadata(&labelled).await?.items {
-        if is_owned(&service, validated) && !is_wanted(&service.name_any()) {
-            context.may_write()?;
-            api.delete(&service.name_any(), &DeleteParams::default()).await?;
-        }
+    for name in unwanted_services(&context.client, validated, applied).await? {
+        context.may_write()?;
+        api.delete(&name, &DeleteParams::default()).await?;
     }
     Ok(())
 }
 
-fn is_owned(object: &impl ResourceExt, validated: &ValidatedPipeline) -> bool {
+/// The Services that an earlier spec asked for and this one does not. Only Services come and go with the spec; the rest is
+/// there for every pipeline.
+pub async fn unwanted_services(
+    client: &Client,
+    validated: &ValidatedPipeline,
+    wanted: &[DynamicObject],
+) -> Result<Vec<String>, Error> {
+    let api: Api<Service> = Api::namespaced(client.clone(), &validated.object.namespace().unwrap_or_default());
+    let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={}", validated.object.name_any()));
+    let is_wanted = |name: &str| {
+        wanted.iter().any(|object| {
+            object.types.as_ref().is_some_and(|types| types.kind == "Service") && object.name_any() == name
+        })
+    };
+    let found = api.list_metadata(&labelled).await?.items.into_iter();
+    let unwanted = found.filter(|service| is_owned(service, validated) && !is_wanted(&service.name_any()));
+    Ok(unwanted.map(|service| service.name_any()).collect())
+}
+
+/// Whether an object belongs to the pipeline.
+pub fn is_owned(object: &impl ResourceExt, validated: &ValidatedPipeline) -> bool {
     let owner = validated.object.uid();
     object.owner_references().iter().any(|reference| Some(&reference.uid) == owner.as_ref())
 }
@@ -106,7 +118,7 @@ async fn patch(context: &Context, object: &DynamicObject, manager: &str) -> Resu
 }
 
 /// The API of an object's kind, in its namespace.
-fn api_of(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
+pub fn api_of(client: &Client, object: &DynamicObject) -> Api<DynamicObject> {
     let gvk = object.types.as_ref().and_then(|types| GroupVersionKind::try_from(types).ok());
     let resource = ApiResource::from_gvk(&gvk.expect("what is built has an apiVersion and a kind"));
     Api::namespaced_with(client.clone(), &object.namespace().unwrap_or_default(), &resource)

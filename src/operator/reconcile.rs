@@ -85,7 +85,8 @@ async fn outcome(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Resu
     Ok(Outcome::Applied { topics, stages, warning: warning(&found) })
 }
 
-fn warning(found: &Found) -> Option<(&'static str, String)> {
+/// What need not be wrong, but likely is: a reason and a message.
+pub fn warning(found: &Found) -> Option<(&'static str, String)> {
     let (name, namespace) = found.missing_service.as_ref()?;
     let message =
         format!("there is no Service `{name}` in the namespace `{namespace}`, which spec.processor.http.url names");
