@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::operator::{self, OperatorSettings};
+use crate::plugin::{self, PluginCommand};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, LogFormat};
 use crate::worker::process::{Process, ProcessSettings, Summary};
@@ -43,6 +44,32 @@ enum Command {
     Operator(OperatorArgs),
     /// Print the custom resource definitions.
     Crds,
+    #[command(flatten)]
+    Plugin(PluginCommand),
+}
+
+/// The file name under which kubectl finds its plugin `lazaret`.
+const PLUGIN: &str = "kubectl-lazaret";
+
+/// Says how error handling pipelines are, and what their operator would do.
+#[derive(Debug, Parser)]
+#[command(name = PLUGIN, bin_name = "kubectl lazaret", version, propagate_version = true)]
+struct Kubectl {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+impl Cli {
+    /// Reads the command line, or ends the process with what is wrong with it. As a plugin of kubectl the binary has only
+    /// the commands for that.
+    pub fn read() -> Self {
+        let name = std::env::args_os().next().map(PathBuf::from);
+        let name = name.as_deref().and_then(Path::file_stem);
+        match name.is_some_and(|name| name == PLUGIN) {
+            true => Self { command: Command::Plugin(Kubectl::parse().command), log_format: None },
+            false => Self::parse(),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -116,12 +143,16 @@ struct Refused(String);
 
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> ExitCode {
-    telemetry::init(cli.log_format.unwrap_or_default());
+    // An answer to a person has no log beside it, unless it is asked for.
+    if !matches!(cli.command, Command::Plugin(_)) || std::env::var_os("RUST_LOG").is_some() {
+        telemetry::init(cli.log_format.unwrap_or_default());
+    }
     let result = match cli.command {
         Command::Dev(args) => block_on(dev(args)),
         Command::Worker(args) => block_on(worker(args)),
         Command::Operator(args) => block_on(operator(args)),
         Command::Crds => print(&api::crds()),
+        Command::Plugin(command) => block_on(plugin(command)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -187,6 +218,14 @@ async fn operator(args: OperatorArgs) -> Result<()> {
     let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
     let settings = OperatorSettings { namespaces, worker_image, listen, lease, name: process_name() };
     Ok(operator::run(settings, shutdown.requested()).await?)
+}
+
+async fn plugin(command: PluginCommand) -> Result<()> {
+    match plugin::run(command).await {
+        Ok(answer) => print(&answer),
+        Err(error) if error.is_refusal() => Err(Refused(error.to_string()).into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Checks addresses that are separated by commas. librdkafka would take what is no port for port 0 and say nothing.

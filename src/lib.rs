@@ -8,7 +8,7 @@
 //! ```text
 //! main, cli
 //!     │
-//!    dev            everything in one process, for a laptop
+//!  dev   plugin     everything in one process, for a laptop  ·  kubectl lazaret: reads, and says what is and what would be
 //!     │
 //!   worker          the data plane: one engine, two stages, and its HTTP API
 //!  operator         the control plane: makes the cluster as each pipeline asks for
@@ -24,6 +24,7 @@ pub mod dev;
 pub mod domain;
 pub mod kafka;
 pub mod operator;
+pub mod plugin;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker;

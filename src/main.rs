@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    lazaret::cli::run(lazaret::cli::Cli::parse())
+    lazaret::cli::run(lazaret::cli::Cli::read())
 }

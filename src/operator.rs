@@ -8,7 +8,7 @@
 //!  referred to)                           apply)                validation fails)
 //! ```
 //!
-//! [`reconcile`] is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. Workers
+//! `reconcile` is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. Workers
 //! are never talked to: what they do is in their Deployments and in Kafka.
 
 pub(crate) mod apply;

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 600;
 
 /// For each room, what it may not name. `crate::x` forbids another room, anything else a crate.
-const FORBIDDEN: [(&str, &[&str]); 6] = [
+const FORBIDDEN: [(&str, &[&str]); 7] = [
     (
         "domain",
         &[
             "crate::api",
             "crate::kafka",
             "crate::worker",
+            "crate::plugin",
             "crate::dev",
             "crate::cli",
             "kube",
@@ -37,6 +38,7 @@ const FORBIDDEN: [(&str, &[&str]); 6] = [
             "crate::kafka",
             "crate::operator",
             "crate::worker",
+            "crate::plugin",
             "crate::dev",
             "crate::cli",
             "rdkafka",
@@ -51,6 +53,7 @@ const FORBIDDEN: [(&str, &[&str]); 6] = [
             "crate::api",
             "crate::operator",
             "crate::worker",
+            "crate::plugin",
             "crate::dev",
             "crate::cli",
             "kube",
@@ -59,9 +62,14 @@ const FORBIDDEN: [(&str, &[&str]); 6] = [
             "reqwest",
         ],
     ),
-    ("operator", &["crate::worker", "crate::dev", "crate::cli", "rdkafka", "reqwest"]),
-    ("worker", &["crate::api", "crate::operator", "crate::dev", "crate::cli", "kube", "k8s_openapi"]),
-    ("dev", &["crate::cli", "crate::operator", "crate::api", "kube", "k8s_openapi"]),
+    ("operator", &["crate::worker", "crate::plugin", "crate::dev", "crate::cli", "rdkafka", "reqwest"]),
+    // The plugin only reads: what would write is not named either.
+    (
+        "plugin",
+        &["crate::worker", "crate::dev", "crate::cli", "rdkafka", "reqwest", "Patch", "PostParams", "DeleteParams"],
+    ),
+    ("worker", &["crate::api", "crate::operator", "crate::plugin", "crate::dev", "crate::cli", "kube", "k8s_openapi"]),
+    ("dev", &["crate::cli", "crate::plugin", "crate::operator", "crate::api", "kube", "k8s_openapi"]),
 ];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

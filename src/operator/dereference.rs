@@ -154,7 +154,7 @@ async fn missing_service(
 }
 
 /// The Service and the namespace that a URL names: `http://orders.shop.svc:8080/x` is `orders` in `shop`.
-fn service_of(url: &str) -> Option<(String, String)> {
+pub fn service_of(url: &str) -> Option<(String, String)> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     let host = authority.rsplit('@').next()?.split(':').next()?;

@@ -1,0 +1,63 @@
+//! How things are laid out for a terminal: columns, ages, one line for many. Pure.
+
+/// Rows of cells, each column as wide as its widest cell; no line ends in blanks.
+pub fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<_> = (0..).map_while(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A time that has passed, as kubectl shows it: `45s`, `4m10s`, `3h5m`, `12d`.
+pub fn age(seconds: i64) -> String {
+    let two = |large: i64, unit: &str, small: i64, smaller: &str| match small {
+        0 => format!("{large}{unit}"),
+        _ => format!("{large}{unit}{small}{smaller}"),
+    };
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        ..120 => format!("{}s", seconds.max(0)),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
+        _ => format!("{days}d"),
+    }
+}
+
+/// A text on one line, of at most so many characters.
+pub fn one_line(text: &str, longest: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.chars().count() > longest {
+        true => line.chars().take(longest.saturating_sub(1)).chain(['…']).collect(),
+        false => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_as_exact_as_it_matters() {
+        let ages = [-5, 45, 119, 120, 250, 3_600, 11_100, 10_800, 50_000, 180_000, 1_040_000].map(age);
+        assert_eq!(ages, ["0s", "45s", "119s", "2m", "4m10s", "60m", "3h5m", "3h", "13h", "2d2h", "12d"]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_they_must_be() {
+        let rows = [vec!["A", "B", "C"], vec!["longer", "", "x"], vec!["y", "", ""]];
+        let rows: Vec<Vec<_>> = rows.map(|row| row.into_iter().map(str::to_owned).collect()).into();
+        assert_eq!(columns(&rows), ["A       B  C", "longer     x", "y"]);
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        assert_eq!(one_line("a\n b", 9), "a b");
+        assert_eq!(one_line("abcdef", 4), "abc…");
+    }
+}
