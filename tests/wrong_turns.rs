@@ -159,6 +159,66 @@ fn addresses_that_are_none_are_refused() {
     }
 }
 
+/// Asks a cluster with this kubeconfig, and returns the exit code and the one line that is said.
+fn asked(kubeconfig: Option<&str>, args: &[&str]) -> (Option<i32>, String) {
+    let path = std::env::temp_dir().join(support::unique("kubeconfig"));
+    if let Some(text) = kubeconfig {
+        std::fs::write(&path, text).unwrap();
+    }
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lazaret"));
+    command.args(args).env("KUBECONFIG", &path).env_remove("RUST_LOG").env_remove("KUBERNETES_SERVICE_HOST");
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.stdout.is_empty(), "{error}");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    (output.status.code(), error)
+}
+
+const NOBODY: &str = "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: c}}], \
+                      clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: c, user: {}}]}";
+
+#[test]
+fn who_asks_a_cluster_without_saying_which_hears_how_to_say_it() {
+    for args in [["status"].as_slice(), &["status", "orders"], &["explain", "orders"]] {
+        let (code, error) = asked(None, args);
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains("no cluster can be chosen") && error.contains("--kubeconfig"), "{error}");
+    }
+    let (code, error) = asked(Some(NOBODY), &["status", "--context", "other"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("other") && error.contains("--context"), "{error}");
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_named() {
+    for args in [["status"].as_slice(), &["explain", "orders"], &["explain", "-f", "examples/orders.yaml"]] {
+        let (code, error) = asked(Some(NOBODY), args);
+        assert_eq!(code, Some(1), "{error}");
+        assert!(error.contains("http://127.0.0.1:1 does not answer") && error.contains("refused"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_to_be_explained_is_read_before_a_cluster_is_asked() {
+    let (code, error) = asked(None, &["explain", "-f", "no-such-file.yaml"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("no-such-file.yaml"), "{error}");
+}
+
+#[test]
+fn as_a_plugin_of_kubectl_the_binary_has_only_the_plugins_commands() {
+    let folder = std::env::temp_dir().join(support::unique("plugin"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let plugin = folder.join("kubectl-lazaret");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lazaret"), &plugin).unwrap();
+    let run = |args: &[&str]| std::process::Command::new(&plugin).args(args).output().unwrap();
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    assert!(help.contains("Usage: kubectl lazaret <COMMAND>"), "{help}");
+    assert!(help.contains("explain") && !help.contains("worker"), "{help}");
+    assert_eq!(run(&["dev", "examples/orders.yaml"]).status.code(), Some(2));
+    assert_eq!(run(&["status", "orders", "-A"]).status.code(), Some(2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_nobody_reads_any_more_does_not_keep_the_work_from_being_done() {
     let folder = std::env::temp_dir().join(support::unique("unread"));
