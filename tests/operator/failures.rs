@@ -1,5 +1,8 @@
 //! What must not go wrong: permissions that are missing, an API server that is busy, objects that get in each other's way.
 
+use std::collections::BTreeMap;
+
+use axum::http::{Method, StatusCode};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -9,6 +12,7 @@ use lazaret::api::v1alpha1::ErrorHandlingPipeline;
 use serde_json::{Value, json};
 
 use crate::site::{Site, in_site, in_site_alone, kubeconfig};
+use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::wait_until_gone;
 use crate::support::eventually;
 
@@ -83,36 +87,60 @@ async fn with_the_charts_rights_everything_works_and_a_missing_one_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_server_that_is_too_busy_is_asked_again() {
-    in_site("busy", async |site| {
-        let kubeconfig = kubeconfig_of(site, None).await;
-        let operator = site.operator_with(&site.namespace, &kubeconfig);
-        site.apply(&site.pipeline("first", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
-        site.reason("first", "Ready").await;
-        // Everything that the operator asks for is answered with 429 from now on.
-        let (name, user) = (&site.namespace, format!("system:serviceaccount:{}:operator", site.namespace));
-        let level = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration",
-            "metadata": {"name": name}, "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 0,
-                "lendablePercent": 0, "borrowingLimitPercent": 0, "limitResponse": {"type": "Reject"}}}});
-        let flow = json!({"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": name},
-            "spec": {"matchingPrecedence": 2, "priorityLevelConfiguration": {"name": name}, "rules": [{
-                "subjects": [{"kind": "User", "user": {"name": user}}],
-                "resourceRules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "clusterScope": true,
-                    "namespaces": ["*"]}]}]}});
-        site.apply(&level.to_string()).await;
-        site.apply(&flow.to_string()).await;
+async fn an_api_server_that_refuses_each_write_a_few_times_is_asked_again() {
+    in_site("refuses", async |site| {
+        let proxy = ApiProxy::start(site.client.clone(), &site.namespace, kubeconfig()).await;
+        let mut seen = BTreeMap::new();
+        proxy.disturb(move |method, path| {
+            let is_write = method != Method::GET && !path.contains("/leases");
+            let times = if is_write { seen.entry(format!("{method} {path}")).or_insert(0) } else { return None };
+            *times += 1;
+            match times {
+                1 => Some(StatusCode::CONFLICT),
+                2 => Some(StatusCode::TOO_MANY_REQUESTS),
+                3 => Some(StatusCode::INTERNAL_SERVER_ERROR),
+                _ => None,
+            }
+        });
+        let operator = site.operator_with(&site.namespace, &proxy.kubeconfig);
         site.apply(&site.pipeline("orders", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
-        eventually("it is told to wait", async || {
-            let told = operator.grep(&["TooManyRequests"]).len() + operator.grep(&["too many requests"]).len();
-            (told > 0 || operator.log().contains("429")).then_some(())
+        let mut change = 0;
+        eventually("each write was let through in the end", async || {
+            // A failure waits longer each time; a change of the spec is looked at without waiting.
+            change += 1;
+            site.merge("orders", json!({"spec": {"retry": {"maxAttempts": change % 9 + 1}}})).await;
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            let status = site.pipelines.get("orders").await.ok()?.status?;
+            status
+                .conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+                .then_some(())
         })
         .await;
-        assert!(site.pipelines.get("orders").await.unwrap().status.is_none());
-        let flows: Api<k8s_openapi::api::flowcontrol::v1::FlowSchema> = Api::all(site.client.clone());
-        flows.delete(name, &Default::default()).await.unwrap();
-        let levels: Api<k8s_openapi::api::flowcontrol::v1::PriorityLevelConfiguration> = Api::all(site.client.clone());
-        levels.delete(name, &Default::default()).await.unwrap();
         site.reason("orders", "Ready").await;
+        assert!(operator.grep(&["panicked"]).is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_away_for_a_minute_is_found_again() {
+    in_site_alone("away", async |site| {
+        let mut operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let stop_and_go = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/pause.sh kube-apiserver 60");
+        crate::support::lazaret::bash(stop_and_go);
+        operator.wait_for("the lease is lost");
+        let change = json!({"spec": {"retry": {"maxAttempts": 3}}});
+        eventually("the API server takes a change", async || {
+            let parameters = PatchParams::default();
+            site.pipelines.patch("orders", &parameters, &Patch::Merge(change.clone())).await.ok()
+        })
+        .await;
+        site.reason("orders", "Ready").await;
+        assert_eq!(operator.grep(&["this replica acts now"]).len(), 2);
     })
     .await;
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use axum::http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::ResourceExt;
 use kube::api::Api;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::site::{Site, in_site, kubeconfig, metric};
+use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::wait_for;
 use crate::support::lazaret::Lazaret;
 
@@ -76,19 +79,39 @@ async fn an_operator_that_slept_through_its_lease_finds_out_before_it_acts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_that_is_killed_again_and_again_ends_in_the_same_state() {
+async fn an_operator_that_is_killed_after_each_write_of_a_first_apply_ends_in_the_same_state() {
     in_site("killed", async |site| {
+        let proxy = ApiProxy::start(site.client.clone(), &site.namespace, kubeconfig()).await;
         site.apply(&site.pipeline("orders", "")).await;
-        // The pauses grow from one kill to the next, so that every step of a first apply is hit.
-        for pause in (0..24).map(|n| Duration::from_millis(20 * n)) {
-            // Each has a lease of its own, or it would wait for the one that was killed.
-            let mut operator = site.operator_with(&format!("{}-{}", site.namespace, pause.as_millis()), kubeconfig());
-            operator.wait_for("this replica acts now");
-            tokio::time::sleep(pause).await;
+        // Every operator gets one write further than the one before: it is killed as soon as it has sent it.
+        let (sent, mut writes) = watch::channel(0);
+        let mut kills = 0;
+        for step in 1.. {
+            sent.send_replace(0);
+            let sent = sent.clone();
+            proxy.disturb(move |method, path| {
+                let is_write = method != Method::GET && !path.contains("/leases");
+                sent.send_if_modified(|count| {
+                    *count += i32::from(is_write);
+                    is_write
+                });
+                None
+            });
+            let lease = format!("{}-{step}", site.namespace);
+            let mut operator = site.operator_with(&lease, &proxy.kubeconfig);
+            let is_ready = tokio::select! {
+                _ = writes.wait_for(|count| *count >= step) => false,
+                _ = site.reason("orders", "Ready") => true,
+            };
             operator.signal("KILL");
             operator.ended();
+            if is_ready {
+                break;
+            }
+            kills += 1;
         }
-        let _operator = site.operator();
+        assert!(kills >= 10, "only {kills} operators were killed on the way");
+        let operator = site.operator();
         site.reason("orders", "Ready").await;
         let topics = site.topics.list(&Default::default()).await.unwrap().items;
         let mut topics: Vec<_> = topics.iter().map(ResourceExt::name_any).collect();
@@ -97,6 +120,7 @@ async fn an_operator_that_is_killed_again_and_again_ends_in_the_same_state() {
         let deployments = site.deployments.list(&Default::default()).await.unwrap().items;
         let deployments: Vec<_> = deployments.iter().map(ResourceExt::name_any).collect();
         assert_eq!(deployments, ["orders-consumer", "orders-retry"]);
+        assert!(operator.grep(&["could not be reconciled"]).is_empty());
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! What several test files need: a broker, records in and out of it, the binary as a user runs it, and waiting.
 #![allow(dead_code)] // each test file uses its own part of this
 
+pub mod api_proxy;
 pub mod cluster;
 pub mod engine;
 pub mod lazaret;

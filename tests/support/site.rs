@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, CustomResourceExt, ResourceExt};
 use lazaret::api::v1alpha1::ErrorHandlingPipeline;
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ impl Site {
     pub fn kafkas(&self) -> Api<DynamicObject> {
         let (group, version) = self.strimzi.split_once('/').unwrap();
         let gvk = kube::core::GroupVersionKind::gvk(group, version, "Kafka");
-        let resource = kube::api::ApiResource::from_gvk_with_plural(&gvk, "kafkas");
+        let resource = ApiResource::from_gvk_with_plural(&gvk, "kafkas");
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 
@@ -215,7 +215,10 @@ impl Site {
 
     /// Deletes pipelines and topics, and waits until they are gone.
     async fn clear(&self) {
-        self.pipelines.delete_collection(&Default::default(), &Default::default()).await.unwrap();
+        // Not as pipelines: one of them may be none.
+        let resource = ApiResource::erase::<ErrorHandlingPipeline>(&());
+        let pipelines: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        pipelines.delete_collection(&Default::default(), &Default::default()).await.unwrap();
         self.topics.delete_collection(&Default::default(), &Default::default()).await.unwrap();
         none_left(&self.topics).await;
     }
