@@ -27,6 +27,9 @@ pub(crate) mod status;
 pub(crate) mod strimzi;
 pub(crate) mod validate;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -39,7 +39,7 @@ pub async fn discover(client: &Client) -> Result<Option<Strimzi>, kube::Error> {
 
 impl Strimzi {
     /// The resources in a version of the API.
-    fn in_version(version: &str) -> Self {
+    pub fn in_version(version: &str) -> Self {
         let resource = |kind: &str, plural: &str| {
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, version, kind), plural)
         };

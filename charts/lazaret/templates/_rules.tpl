@@ -6,11 +6,6 @@
 - apiGroups: [lazaret.dev]
   resources: [errorhandlingpipelines/status]
   verbs: [patch]
-# A child's owner reference blocks the deletion of its owner. Where the API server runs the admission plugin
-# OwnerReferencesPermissionEnforcement, as OKD's does, it takes that only from who may set the owner's finalizers.
-- apiGroups: [lazaret.dev]
-  resources: [errorhandlingpipelines/finalizers]
-  verbs: [update]
 - apiGroups: [kafka.strimzi.io]
   resources: [kafkas]
   verbs: [get, list, watch]
@@ -23,7 +18,7 @@
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch]
-# Deleted too: a pipeline may give up its ingress.
+# Deleted too: the one by which workers find each other is there only while failures can be injected.
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]
@@ -32,7 +27,7 @@
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

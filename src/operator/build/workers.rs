@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::pod::{config_map_name, pod, pod_metadata, service_account_name, worker_port};
 use crate::api::v1alpha1::{
-    Consumer, DeadLetterTopic, DeletionPolicy, ErrorHandlingPipeline, Retry, RetryTopic, Template, Topic,
+    Consumer, ContainerProcessor, DeadLetterTopic, DeletionPolicy, ErrorHandlingPipeline, Retry, RetryTopic, Template,
+    Topic,
 };
 use crate::domain::provenance::Stage;
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
@@ -84,6 +85,18 @@ fn worker_config(object: &ErrorHandlingPipeline) -> String {
     spec.retry = Retry { replicas: None, template: Template::default(), topic, ..spec.retry };
     spec.dlt.topic = DeadLetterTopic { name: spec.dlt.topic.name, ..DeadLetterTopic::default() };
     spec.ingress.node_port = None;
+    // Of the container beside it a worker calls the address; the rest is the pod's.
+    spec.processor.container = spec.processor.container.map(|given| ContainerProcessor {
+        command: vec![],
+        args: vec![],
+        env: vec![],
+        env_from: vec![],
+        resources: None,
+        startup_probe: None,
+        liveness_probe: None,
+        readiness_probe: None,
+        ..given
+    });
     let pipeline = json!({
         "apiVersion": ErrorHandlingPipeline::api_version(&()), "kind": ErrorHandlingPipeline::kind(&()),
         "metadata": {"name": object.name_any()}, "spec": spec,

@@ -1,0 +1,279 @@
+//! The pure rooms, from the YAML of a user to objects and status, without a cluster.
+
+use std::sync::Arc;
+
+use insta::assert_snapshot;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::DeserializeGuard;
+use serde_json::{Value, json};
+
+use super::build::{build_kafka_topics, build_workers};
+use super::dereference::{Found, KafkaFound, TopicFound};
+use super::observe::{StageState, TopicState};
+use super::status::{self, Outcome};
+use super::strimzi::Strimzi;
+use super::validate::{Invalid, TopicStep, ValidatedPipeline, validate};
+use crate::api::file;
+use crate::api::v1alpha1::ErrorHandlingPipeline;
+use crate::domain::topic::TopicShape;
+
+/// A pipeline as the API server has it, a day old.
+fn pipeline(name: &str, spec: &str) -> ErrorHandlingPipeline {
+    let text = format!(
+        "apiVersion: lazaret.dev/v1alpha1\nkind: ErrorHandlingPipeline\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec:\n  {}\n",
+        spec.trim().replace('\n', "\n  ")
+    );
+    let mut object = file::parse("test.yaml", &text).unwrap_or_else(|error| panic!("{error}\n{text}")).remove(0);
+    object.metadata.uid = Some(format!("uid-of-{name}"));
+    object.metadata.generation = Some(1);
+    object.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(0)));
+    object
+}
+
+const SMALL: &str = "kafka: {cluster: main}
+topic: {name: orders, partitions: 6, replicas: 3}
+processor: {http: {url: 'http://orders.shop.svc:8080/orders'}}";
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_700_000_000 + seconds).unwrap()
+}
+
+fn object(value: Value) -> Box<kube::api::DynamicObject> {
+    Box::new(serde_json::from_value(value).unwrap())
+}
+
+/// A Kafka, and no topic.
+fn found() -> Found {
+    let kafka = object(json!({
+        "apiVersion": "kafka.strimzi.io/v1", "kind": "Kafka", "metadata": {"name": "main", "namespace": "shop"},
+        "spec": {"kafka": {"listeners": [{"name": "plain", "type": "internal"}]}},
+        "status": {"listeners": [{"name": "plain", "bootstrapServers": "main-kafka-bootstrap.shop.svc:9092"}]},
+    }));
+    Found { kafka: KafkaFound::Object(kafka), ..Found::default() }
+}
+
+fn with_topic(name: &str, topic: TopicFound) -> Found {
+    let mut found = found();
+    found.topics =
+        ["orders", "orders.retry", "orders.dlt", "orders.DLT"].map(|name| (name.to_owned(), TopicFound::Absent)).into();
+    found.topics.insert(name.to_owned(), topic);
+    found
+}
+
+fn valid(spec: &str, found: &Found) -> ValidatedPipeline {
+    validate(&Arc::new(pipeline("orders", spec)), found).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What becomes of a topic, by its place: main, retry, DLT.
+fn step(spec: &str, found: &Found, at: usize) -> TopicStep {
+    valid(spec, found).topics.remove(at).1
+}
+
+fn refusal(step: &TopicStep) -> (&'static str, &str) {
+    match step {
+        TopicStep::Refuse { reason, message } => (reason, message),
+        other => panic!("it is not refused: {other:?}"),
+    }
+}
+
+/// A KafkaTopic of the dead letter topic.
+fn kafka_topic(labels: Value, spec: Value) -> TopicFound {
+    let metadata = json!({"name": "orders.dlt", "namespace": "shop", "labels": labels});
+    TopicFound::Object(object(json!({"apiVersion": "v", "kind": "KafkaTopic", "metadata": metadata, "spec": spec})))
+}
+
+fn built(spec: &str) -> String {
+    let validated = valid(spec, &with_topic("orders", TopicFound::Absent));
+    let topics = build_kafka_topics(&validated, &Strimzi::in_version("v1").kafka_topic);
+    let objects = topics.into_iter().map(|wanted| wanted.object).chain(build_workers(&validated, "lazaret:1"));
+    objects.map(|object| format!("---\n{}", serde_saphyr::to_string(&object).unwrap())).collect()
+}
+
+#[test]
+fn the_smallest_pipeline_gives_these_objects() {
+    assert_snapshot!(built(SMALL));
+}
+
+#[test]
+fn everything_that_can_be_asked_for_gives_these_objects() {
+    assert_snapshot!(built(
+        "kafka: {cluster: main}
+deletionPolicy: Delete
+topic: {name: orders, replicas: 3, config: {max.message.bytes: 2000000}}
+retry: {topic: {config: {segment.ms: 1}}, replicas: 2}
+dlt: {topic: {name: orders.DLT, replicas: 1}}
+consumer:
+  replicas: 3
+  drainTimeout: 10s
+  template:
+    pod:
+      metadata: {labels: {team: shop}, annotations: {a: b}}
+      nodeSelector: {disk: fast}
+      tolerations: [{key: spot, operator: Exists}]
+      affinity: {nodeAffinity: {}}
+      imagePullSecrets: [{name: registry}]
+      priorityClassName: high
+    container: {env: [{name: RUST_LOG, value: debug}], resources: {limits: {memory: 1Gi}}}
+processor:
+  container:
+    image: registry.example/orders:1
+    path: /orders
+    args: [serve]
+    env: [{name: A, value: b}]
+    envFrom: [{secretRef: {name: orders}}]
+    resources: {requests: {cpu: 50m}}
+    readinessProbe: {httpGet: {path: /ready, port: 8080}}
+ingress: {enabled: true, nodePort: 31082}
+faultInjection: {enabled: true}"
+    ));
+}
+
+#[test]
+fn what_does_not_concern_workers_does_not_restart_them() {
+    let hash = |spec: &str| {
+        let built = built(spec);
+        let (_, rest) = built.split_once("config-hash: ").unwrap();
+        rest.lines().next().unwrap().to_owned()
+    };
+    let unrelated = "kafka: {cluster: main}
+topic: {name: orders, partitions: 9, replicas: 1, config: {segment.ms: 1}, adopt: Force}
+retry: {topic: {partitions: 7}, replicas: 2, template: {pod: {priorityClassName: high}}}
+dlt: {topic: {partitions: 7, retention: 1d}}
+consumer: {replicas: 2}
+ingress: {nodePort: 31082}
+deletionPolicy: Delete
+processor: {http: {url: 'http://orders.shop.svc:8080/orders'}}";
+    assert_eq!(hash(SMALL), hash(unrelated));
+    assert_ne!(hash(SMALL), hash(&format!("{SMALL}\nretry: {{maxAttempts: 3}}")));
+    assert_ne!(hash(SMALL), hash(&format!("{SMALL}\ndlt: {{format: Raw}}")));
+}
+
+#[test]
+fn a_topic_that_exists_is_taken_over_only_when_it_is_as_asked_for() {
+    let config = [("cleanup.policy", "delete"), ("retention.ms", "2592000000"), ("segment.ms", "1")];
+    let shape = TopicShape {
+        partitions: Some(3),
+        replicas: Some(3),
+        config: config.map(|(name, value)| (name.into(), value.into())).into(),
+    };
+    let kept = [("segment.ms".to_owned(), "1".to_owned())].into();
+    let agrees = with_topic("orders.dlt", TopicFound::InKafka(shape.clone()));
+    assert_eq!(step(SMALL, &agrees, 2), TopicStep::Apply { carried_over: kept });
+
+    let compacted = |partitions| {
+        let config = [("cleanup.policy".to_owned(), "compact".to_owned())].into();
+        with_topic(
+            "orders.dlt",
+            TopicFound::InKafka(TopicShape { partitions: Some(partitions), config, ..shape.clone() }),
+        )
+    };
+    let (reason, message) = (step(SMALL, &compacted(3), 2), "cleanup.policy is compact, asked for is delete");
+    assert_eq!(refusal(&reason).0, "TopicDiffers");
+    assert!(refusal(&reason).1.contains(message) && refusal(&reason).1.contains("spec.dlt.topic.adopt: Force"));
+    let force = format!("{SMALL}\ndlt: {{topic: {{adopt: Force}}}}");
+    assert!(matches!(step(&force, &compacted(3), 2), TopicStep::Apply { .. }));
+    // What Kafka cannot do is not promised.
+    let more = step(&force, &compacted(4), 2);
+    assert!(refusal(&more).1.contains("Kafka cannot take partitions away"), "{more:?}");
+}
+
+#[test]
+fn a_kafka_topic_of_somebody_else_is_told_apart() {
+    let spec = json!({"partitions": 3, "config": {"cleanup.policy": "delete", "retention.ms": 2_592_000_000_i64}});
+    let labels = |more: Value| {
+        let mut labels = json!({"strimzi.io/cluster": "main"});
+        labels.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        labels
+    };
+    let dlt = |labels, spec| step(SMALL, &with_topic("orders.dlt", kafka_topic(labels, spec)), 2);
+    assert!(matches!(dlt(labels(json!({})), spec.clone()), TopicStep::Apply { .. }));
+    let other_kafka = dlt(json!({"strimzi.io/cluster": "other"}), spec.clone());
+    assert_eq!(refusal(&other_kafka).0, "TopicConflict");
+    let other_topic = dlt(labels(json!({})), json!({"topicName": "bills.dlt"}));
+    assert!(refusal(&other_topic).1.contains("`bills.dlt`"));
+
+    // Another pipeline's: shared while that one is there, and taken over when it is gone.
+    let of_bills = labels(json!({"lazaret.dev/pipeline": "bills"}));
+    let mut shared = with_topic("orders.dlt", kafka_topic(of_bills.clone(), spec.clone()));
+    assert!(matches!(step(SMALL, &shared, 2), TopicStep::Apply { .. }));
+    let bills = pipeline("bills", &SMALL.replace("name: orders", "name: bills"));
+    shared.others = vec![Arc::new(DeserializeGuard(Ok(bills)))];
+    assert_eq!(step(SMALL, &shared, 2), TopicStep::Leave);
+    // Ours is as the spec says now, whatever it was.
+    let ours = labels(json!({"lazaret.dev/pipeline": "orders"}));
+    assert!(matches!(dlt(ours, json!({"partitions": 1})), TopicStep::Apply { .. }));
+}
+
+#[test]
+fn of_two_pipelines_the_older_one_does_not_know_of_the_younger() {
+    let orders = Arc::new(pipeline("orders", SMALL));
+    let mut other = pipeline("other", SMALL);
+    let with = |other: &ErrorHandlingPipeline| Found {
+        others: vec![Arc::new(DeserializeGuard(Ok(other.clone())))],
+        ..found()
+    };
+    other.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(-1)));
+    let refused = validate(&orders, &with(&other)).unwrap_err();
+    assert!(matches!(refused, Invalid::Conflict(_)));
+    assert!(refused.to_string().contains("`shop/other`"), "{refused}");
+    other.metadata.deletion_timestamp = other.metadata.creation_timestamp.clone();
+    assert!(validate(&orders, &with(&other)).is_ok(), "one that goes is no rival");
+    other.metadata.deletion_timestamp = None;
+    other.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+    assert!(validate(&orders, &with(&other)).is_ok());
+    other.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(-1)));
+    other.metadata.namespace = Some("elsewhere".into());
+    assert!(validate(&orders, &with(&other)).is_ok(), "it is another Kafka");
+}
+
+fn applied(ready: i32, trouble: Option<&str>) -> Outcome {
+    let topic = TopicState {
+        name: "orders".into(),
+        kafka_topic: Some("orders".into()),
+        trouble: trouble.map(|message| ("TopicNotReady".to_owned(), message.to_owned())),
+    };
+    let stage = |deployment: &str| {
+        Some(StageState { deployment: deployment.into(), wanted: 2, replicas: 2, ready, trouble: None })
+    };
+    Outcome::Applied { topics: vec![topic], stages: [stage("orders-consumer"), stage("orders-retry")], warning: None }
+}
+
+#[test]
+fn a_condition_that_does_not_change_keeps_its_time() {
+    let mut object = pipeline("orders", SMALL);
+    let mut next = |outcome: &Outcome, seconds| {
+        let status = status::status(&object, outcome, at(seconds));
+        object.status = Some(status.clone());
+        let ready = status::find(&status, status::READY).unwrap().clone();
+        (ready.status, ready.reason, ready.last_transition_time.0, status)
+    };
+    let first = next(&applied(0, None), 1);
+    assert_eq!((&*first.0, &*first.1, first.2), ("False", "WorkersStarting", at(1)));
+    // Another reason is no transition.
+    let second = next(&applied(0, Some("no")), 2);
+    assert_eq!((&*second.0, &*second.1, second.2), ("False", "TopicNotReady", at(1)));
+    let third = next(&applied(2, None), 3);
+    assert_eq!((&*third.0, &*third.1, third.2), ("True", "Ready", at(3)));
+    let fourth = next(&applied(2, None), 4);
+    assert_eq!(third.3, fourth.3, "nothing is written");
+    // What could not be looked at is as it was last seen.
+    let fifth = next(&Outcome::Failed("Forbidden", "no".into()), 5);
+    assert_eq!((&*fifth.0, &*fifth.1), ("False", "Forbidden"));
+    assert_eq!(fifth.3.consumer.ready_replicas, 2);
+    assert_eq!(status::find(&fifth.3, "WorkersReady").unwrap().status, "True");
+}
+
+#[test]
+fn a_warning_is_there_only_while_there_is_something_to_say() {
+    let mut object = pipeline("orders", SMALL);
+    let mut warned = applied(2, None);
+    let Outcome::Applied { warning, .. } = &mut warned else { unreachable!() };
+    *warning = Some(("ServiceNotFound", "none".into()));
+    let status = status::status(&object, &warned, at(1));
+    assert_eq!(status::find(&status, status::WARNING).unwrap().reason, "ServiceNotFound");
+    assert_eq!(status::find(&status, status::READY).unwrap().status, "True");
+    object.status = Some(status);
+    let status = status::status(&object, &applied(2, None), at(2));
+    assert_eq!(status::find(&status, status::WARNING), None);
+}
