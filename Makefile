@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench kill-test bed bed-up bed-install bed-down lint crds chart-docs clean
+.PHONY: help demo test bench kill-test scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
@@ -24,6 +24,12 @@ kill-test: ## kill a worker again and again under load, and count every record a
 	@scripts/needs.sh build
 	@scripts/needs.sh test
 	scripts/with-kafka.sh cargo test --release --locked --test kill -- --nocapture
+
+scale-test: export LAZARET_PIPELINES ?= 200
+scale-test: export LAZARET_IDLE_SECONDS ?= 300
+scale-test: ## make many pipelines at once, and print what they cost
+	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
+	scripts/with-bed.sh cargo test --release --locked --test scale -- --nocapture
 
 bed: ## build the Kubernetes cluster of the tests, with Kafka and Strimzi's CRDs
 	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed

@@ -76,7 +76,12 @@ pub fn unique(name: &str) -> String {
 }
 
 /// Waits until `probe` has an answer, and says what was awaited when it never has.
-pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: F) -> T {
+pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, probe: F) -> T {
+    eventually_within(DEADLINE, what, probe).await
+}
+
+/// The same, for what takes its time.
+pub async fn eventually_within<T, F: AsyncFnMut() -> Option<T>>(deadline: Duration, what: &str, mut probe: F) -> T {
     let answered = async {
         loop {
             if let Some(answer) = probe().await {
@@ -85,6 +90,6 @@ pub async fn eventually<T, F: AsyncFnMut() -> Option<T>>(what: &str, mut probe: 
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
     };
-    let answer = tokio::time::timeout(DEADLINE, answered).await;
-    answer.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain: {what}"))
+    let answer = tokio::time::timeout(deadline, answered).await;
+    answer.unwrap_or_else(|_| panic!("waited {deadline:?} in vain: {what}"))
 }

@@ -1,5 +1,6 @@
 //! A namespace in which an operator works: with a Kafka object, a stand-in for Strimzi's topic operator, and operators as
 //! processes that a test can kill.
+#![allow(dead_code)] // each test file uses its own part of this
 
 use std::fmt::Debug;
 use std::sync::OnceLock;
