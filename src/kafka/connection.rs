@@ -53,6 +53,8 @@ impl Connection {
             .set("bootstrap.servers", &self.bootstrap_servers)
             .set("client.id", "lazaret")
             .set("socket.keepalive.enable", "true")
+            // A topic with the brokers' defaults, made by asking for it, would be none that anybody wants.
+            .set("allow.auto.create.topics", "false")
             // A broker that comes back is found again within a second, not after the default of ten.
             .set("reconnect.backoff.max.ms", "1000");
         config
@@ -80,7 +82,6 @@ impl Connection {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("isolation.level", "read_committed")
-            .set("allow.auto.create.topics", "false")
             // What librdkafka fetches ahead is not under the engine's own cap on buffered bytes: keep it small.
             .set("queued.max.messages.kbytes", "16384")
             // With so small a queue it is full often; the default would then fetch nothing for a second.

@@ -143,3 +143,18 @@ fn new_topic(plan: &TopicPlan) -> NewTopic<'_> {
     }
     topic
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::embedded::EmbeddedBroker;
+
+    /// Brokers make a topic that somebody asks for, unless they or the client say otherwise.
+    #[tokio::test]
+    async fn asking_for_a_topic_does_not_create_it() {
+        let broker = EmbeddedBroker::start().unwrap();
+        let topics = Topics::new(&broker.connection()).unwrap();
+        assert_eq!(topics.describe("nobodys").await.unwrap(), None);
+        assert_eq!(topics.describe("nobodys").await.unwrap(), None);
+    }
+}
