@@ -103,7 +103,9 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Api(kube::Error::Api(status)) => {
-                status.is_conflict() || status.is_not_found() || status.message.contains("is being terminated")
+                let causes = status.details.iter().flat_map(|details| &details.causes);
+                let is_ending = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
+                status.is_conflict() || status.is_not_found() || is_ending
             }
             Self::LeaseLost => true,
             _ => false,

@@ -16,9 +16,6 @@ use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
 /// The longest note that the API server takes, with room to spare.
 const NOTE_LENGTH: usize = 1_000;
 
-/// Reasons that every pipeline goes through while it starts or changes.
-const PASSING: [&str; 3] = ["TopicPending", "WaitingForTopics", "WorkersStarting"];
-
 /// Says that a pipeline became ready, is no longer so, or has another reason not to be.
 pub async fn status_changed(context: &Context, object: &ErrorHandlingPipeline, now: &ErrorHandlingPipelineStatus) {
     for of_type in [READY, WARNING] {
@@ -36,7 +33,7 @@ pub async fn status_changed(context: &Context, object: &ErrorHandlingPipeline, n
             detail = now.message,
             "status changed"
         );
-        let good = of_type == READY && (now.status == "True" || PASSING.contains(&now.reason.as_str()));
+        let good = of_type == READY && (now.status == "True" || status::is_passing(&now.reason));
         let kind = if good { EventType::Normal } else { EventType::Warning };
         publish(context, &object.object_ref(&()), kind, &now.reason, &now.message).await;
     }

@@ -66,9 +66,13 @@ fn topic_trouble(topic: &DynamicObject) -> Option<(String, String)> {
     let name = topic.name_any();
     match strimzi::readiness(topic) {
         Readiness::Ready => None,
-        Readiness::Unknown => {
-            Some(("TopicPending".to_owned(), format!("KafkaTopic `{name}`: Strimzi has not answered yet")))
-        }
+        Readiness::Unknown => Some((
+            "TopicPending".to_owned(),
+            format!(
+                "KafkaTopic `{name}`: Strimzi has not answered yet (if it never does: does its topic operator run, and watch \
+                 this namespace?)"
+            ),
+        )),
         Readiness::NotReady(reason, message) => Some((
             "TopicNotReady".to_owned(),
             format!(

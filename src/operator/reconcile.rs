@@ -16,7 +16,6 @@ use tracing::warn;
 
 use super::context::{Context, Error};
 use super::controller::Stored;
-use super::dereference::Found;
 use super::events;
 use super::names::FIELD_MANAGER;
 use super::status::{self, Outcome};
@@ -82,15 +81,7 @@ async fn outcome(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Resu
         apply::apply_workers(context, &validated).await?;
         stages = self::stages(context, object).await?;
     }
-    Ok(Outcome::Applied { topics, stages, warning: warning(&found) })
-}
-
-/// What need not be wrong, but likely is: a reason and a message.
-pub fn warning(found: &Found) -> Option<(&'static str, String)> {
-    let (name, namespace) = found.missing_service.as_ref()?;
-    let message =
-        format!("there is no Service `{name}` in the namespace `{namespace}`, which spec.processor.http.url names");
-    Some(("ServiceNotFound", message))
+    Ok(Outcome::Applied { topics, stages, warning: validate::warning(&found) })
 }
 
 async fn stages(context: &Context, object: &ErrorHandlingPipeline) -> Result<[Option<observe::StageState>; 2], Error> {

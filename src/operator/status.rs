@@ -12,6 +12,12 @@ use crate::domain::provenance::Stage;
 /// The condition that sums up the others.
 pub const READY: &str = "Ready";
 
+/// The condition for what changes right now and needs nobody.
+pub const PROGRESSING: &str = "Progressing";
+
+/// Reasons that every pipeline goes through while it starts or changes.
+const PASSING: [&str; 4] = ["TopicPending", "TopicDeleting", "WaitingForTopics", "WorkersStarting"];
+
 /// The condition for what need not be wrong; it is only there while there is something to say.
 pub const WARNING: &str = "Warning";
 
@@ -45,7 +51,8 @@ pub fn status(object: &ErrorHandlingPipeline, outcome: &Outcome, now: Timestamp)
     let mut gone = None;
     let verdicts: Vec<(&str, Verdict)> = match outcome {
         Outcome::Invalid(reason, message) | Outcome::Failed(reason, message) => {
-            vec![(READY, (false, (*reason).to_owned(), message.clone()))]
+            let verdict = (false, (*reason).to_owned(), message.clone());
+            vec![(READY, verdict.clone()), (PROGRESSING, verdict)]
         }
         Outcome::Applied { topics, stages, warning } => {
             status.topics = topics.iter().map(topic_status).collect();
@@ -56,9 +63,14 @@ pub fn status(object: &ErrorHandlingPipeline, outcome: &Outcome, now: Timestamp)
             let ready = match (&topics, &workers) {
                 ((false, ..), _) => topics.clone(),
                 (_, (false, ..)) => workers.clone(),
+                _ if consumer.is_some_and(|consumer| consumer.wanted == 0) => {
+                    (true, READY.to_owned(), "no record is processed: the consumer is scaled to 0".to_owned())
+                }
                 _ => (true, READY.to_owned(), "records are processed".to_owned()),
             };
-            let mut verdicts = vec![(READY, ready), ("TopicsReady", topics), ("WorkersReady", workers)];
+            let progressing = (is_passing(&ready.1), ready.1.clone(), ready.2.clone());
+            let mut verdicts =
+                vec![(READY, ready), (PROGRESSING, progressing), ("TopicsReady", topics), ("WorkersReady", workers)];
             match warning {
                 Some((reason, message)) => verdicts.push((WARNING, (true, (*reason).to_owned(), message.clone()))),
                 None => gone = Some(WARNING),
@@ -97,6 +109,11 @@ pub fn unreadable(
 /// The condition of a type in a status.
 pub fn find<'a>(status: &'a ErrorHandlingPipelineStatus, of_type: &str) -> Option<&'a Condition> {
     status.conditions.iter().find(|condition| condition.type_ == of_type)
+}
+
+/// Whether a reason needs nobody: it goes by itself.
+pub fn is_passing(reason: &str) -> bool {
+    PASSING.contains(&reason)
 }
 
 /// Whether a pipeline waits for another one to go.

@@ -265,6 +265,42 @@ fn a_condition_that_does_not_change_keeps_its_time() {
 }
 
 #[test]
+fn what_needs_nobody_is_progress_and_what_does_is_not() {
+    let object = pipeline("orders", SMALL);
+    let progressing = |outcome: &Outcome| {
+        let status = status::status(&object, outcome, at(1));
+        status::find(&status, status::PROGRESSING).unwrap().status.clone()
+    };
+    assert_eq!(progressing(&applied(1, None)), "True");
+    assert_eq!(progressing(&applied(2, None)), "False");
+    assert_eq!(progressing(&applied(2, Some("no"))), "False");
+    assert_eq!(progressing(&Outcome::Invalid("InvalidSpec", "no".into())), "False");
+}
+
+#[test]
+fn a_consumer_that_is_scaled_to_nothing_is_not_said_to_process_records() {
+    let mut none = applied(0, None);
+    let Outcome::Applied { stages, .. } = &mut none else { unreachable!() };
+    stages.iter_mut().flatten().for_each(|stage| stage.wanted = 0);
+    let status = status::status(&pipeline("orders", SMALL), &none, at(1));
+    let ready = status::find(&status, status::READY).unwrap();
+    assert_eq!(ready.status, "True");
+    assert!(ready.message.contains("scaled to 0"), "{}", ready.message);
+}
+
+#[test]
+fn a_kafka_that_is_not_ready_is_a_warning_while_its_address_is_known() {
+    let mut found = found();
+    let KafkaFound::Object(kafka) = &mut found.kafka else { unreachable!() };
+    kafka.data["status"]["conditions"] =
+        json!([{"type": "Ready", "status": "False", "reason": "RollingUpdate", "message": "wait"}]);
+    let (reason, message) = super::validate::warning(&found).unwrap();
+    assert_eq!(reason, "KafkaNotReady");
+    assert!(message.contains("RollingUpdate: wait"), "{message}");
+    assert!(validate(&Arc::new(pipeline("orders", SMALL)), &found).is_ok());
+}
+
+#[test]
 fn a_warning_is_there_only_while_there_is_something_to_say() {
     let mut object = pipeline("orders", SMALL);
     let mut warned = applied(2, None);

@@ -98,6 +98,20 @@ pub fn validate(object: &Arc<ErrorHandlingPipeline>, found: &Found) -> Result<Va
     Ok(ValidatedPipeline { object: object.clone(), pipeline, bootstrap_servers, topics })
 }
 
+/// What need not be wrong, but likely is: a reason and a message.
+pub fn warning(found: &Found) -> Option<(&'static str, String)> {
+    if let KafkaFound::Object(kafka) = &found.kafka
+        && let strimzi::Readiness::NotReady(reason, message) = strimzi::readiness(kafka)
+    {
+        let name = kafka.name_any();
+        return Some(("KafkaNotReady", format!("Strimzi says that Kafka `{name}` is not ready: {reason}: {message}")));
+    }
+    let (name, namespace) = found.missing_service.as_ref()?;
+    let message =
+        format!("there is no Service `{name}` in the namespace `{namespace}`, which spec.processor.http.url names");
+    Some(("ServiceNotFound", message))
+}
+
 /// Of two pipelines that get in each other's way the older one goes on, as if the other were not there.
 fn check_conflicts(object: &ErrorHandlingPipeline, others: &[Arc<Stored>]) -> Result<(), Invalid> {
     let ours = Claims { pipeline: qualified(object), ..Claims::from(object) };

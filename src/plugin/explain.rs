@@ -13,7 +13,7 @@ use crate::domain::topic::differences;
 use crate::operator::context::Error;
 use crate::operator::dereference::{Found, TopicFound};
 use crate::operator::names;
-use crate::operator::reconcile::warning;
+use crate::operator::validate::warning;
 use crate::operator::validate::{TopicStep, ValidatedPipeline};
 
 /// What the operator would do about a pipeline.

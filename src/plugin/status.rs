@@ -13,7 +13,7 @@ use crate::domain::provenance::Stage;
 use crate::operator::build::deployment_name;
 use crate::operator::controller::Stored;
 use crate::operator::observe::StageState;
-use crate::operator::status::{READY, WARNING, find};
+use crate::operator::status::{PROGRESSING, READY, WARNING, find};
 
 /// How many events are shown, the newest ones.
 const EVENTS: usize = 5;
@@ -154,7 +154,12 @@ fn conditions(object: &ErrorHandlingPipeline, now: Timestamp) -> Vec<String> {
     let mut lines = vec![];
     for condition in conditions {
         let Condition { type_, status, reason, message, last_transition_time, .. } = condition;
-        let is_bad = if type_ == WARNING { status == "True" } else { status != "True" };
+        let is_bad = match type_.as_str() {
+            WARNING => status == "True",
+            // It says what the heading says.
+            PROGRESSING => false,
+            _ => status != "True",
+        };
         if !is_bad || said.is_some_and(|said| said == condition) {
             continue;
         }

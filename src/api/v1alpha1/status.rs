@@ -16,8 +16,9 @@ pub struct ErrorHandlingPipelineStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready` is the sum of the others: `TopicsReady` (the topics are as asked for) and `WorkersReady` (every worker is).
-    /// Reason and message of one that is not `True` say what to do.
+    /// `Ready` is the sum of `TopicsReady` (the topics are as asked for) and `WorkersReady` (every worker is); reason and
+    /// message of one that is not `True` say what to do. `Progressing` is `True` while a change is on its way and nothing
+    /// has to be done. `Warning` is there while something is likely wrong.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 

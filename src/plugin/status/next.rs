@@ -74,7 +74,16 @@ fn about_workers(object: &ErrorHandlingPipeline, stages: &[Option<StageState>; 2
 
 fn about_warning(object: &ErrorHandlingPipeline) -> Vec<String> {
     let warning = object.status.as_ref().and_then(|status| find(status, WARNING));
-    let is_missing = warning.is_some_and(|warning| warning.status == "True" && warning.reason == "ServiceNotFound");
-    let service = object.spec.processor.http.as_ref().filter(|_| is_missing).and_then(|http| service_of(&http.url));
-    service.map(|(_, namespace)| format!("kubectl get services -n {namespace}")).into_iter().collect()
+    let command = match warning.map_or("", |warning| &warning.reason) {
+        "ServiceNotFound" => {
+            let service = object.spec.processor.http.as_ref().and_then(|http| service_of(&http.url));
+            service.map(|(_, namespace)| format!("kubectl get services -n {namespace}"))
+        }
+        "KafkaNotReady" => {
+            let (namespace, kafka) = (object.namespace().unwrap_or_default(), object.spec.kafka.cluster.as_ref());
+            kafka.map(|kafka| format!("kubectl describe kafka -n {namespace} {kafka}"))
+        }
+        _ => None,
+    };
+    command.into_iter().collect()
 }
