@@ -13,16 +13,17 @@
 
 pub(crate) mod apply;
 pub(crate) mod build;
-pub(crate) mod context;
-pub(crate) mod controller;
+mod context;
+mod controller;
 pub(crate) mod dereference;
+pub(crate) mod error;
 mod events;
 mod http;
 mod lease;
 mod metrics;
 pub(crate) mod names;
 pub(crate) mod observe;
-pub(crate) mod reconcile;
+mod reconcile;
 pub(crate) mod status;
 pub(crate) mod strimzi;
 pub(crate) mod validate;

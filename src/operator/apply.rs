@@ -8,8 +8,9 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use super::build::{build_kafka_topics, build_workers};
-use super::context::{Context, Error};
+use super::context::Context;
 use super::dereference::Sight;
+use super::error::Error;
 use super::names::{FIELD_MANAGER, PIPELINE_LABEL};
 use super::validate::{TopicStep, ValidatedPipeline};
 

@@ -10,7 +10,6 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
-use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
@@ -18,7 +17,9 @@ use kube::{Client, Resource, ResourceExt};
 use tracing::warn;
 
 use super::OperatorSettings;
-use super::context::{Context, Error};
+use super::context::Context;
+use super::dereference::Stored;
+use super::error::Error;
 use super::lease::Lease;
 use super::metrics::Metrics;
 use super::names::{self, PIPELINE_LABEL};
@@ -26,10 +27,6 @@ use super::reconcile::reconcile;
 use super::status;
 use super::strimzi::Strimzi;
 use crate::api::v1alpha1::ErrorHandlingPipeline;
-
-/// A pipeline as the API server has it. One that cannot be read, because a version that allowed more stored it, must not
-/// keep the others from being seen.
-pub type Stored = DeserializeGuard<ErrorHandlingPipeline>;
 
 /// How many pipelines are reconciled at a time.
 const CONCURRENCY: u16 = 8;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, DynamicObject};
+use kube::core::DeserializeGuard;
 use kube::{Client, ResourceExt};
 
-use super::context::{Error, with_causes};
-use super::controller::Stored;
+use super::error::{Error, with_causes};
 use super::strimzi::Strimzi;
 use super::{names, strimzi};
 use crate::api::v1alpha1::ErrorHandlingPipeline;
@@ -27,6 +27,10 @@ pub trait Sight: Sync {
     /// The topics of the Kafka at an address.
     fn topics(&self, bootstrap_servers: &str) -> Result<Topics, TopicError>;
 }
+
+/// A pipeline as the API server has it. One that cannot be read, because a version that allowed more stored it, must not
+/// keep the others from being seen.
+pub type Stored = DeserializeGuard<ErrorHandlingPipeline>;
 
 /// What a pipeline refers to.
 #[derive(Debug, Default)]

@@ -6,8 +6,8 @@ use kube::api::{Api, DynamicObject, ListParams};
 use kube::{Client, ResourceExt};
 
 use super::build::deployment_name;
-use super::context::Error;
 use super::dereference::{Found, TopicFound};
+use super::error::Error;
 use super::names::{self, stage_selector};
 use super::strimzi::{self, Readiness};
 use super::validate::{TopicStep, ValidatedPipeline};

@@ -14,8 +14,9 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::context::{Context, Error};
-use super::controller::Stored;
+use super::context::Context;
+use super::dereference::Stored;
+use super::error::Error;
 use super::events;
 use super::names::FIELD_MANAGER;
 use super::status::{self, Outcome};

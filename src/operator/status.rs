@@ -6,6 +6,7 @@ use kube::ResourceExt;
 
 use super::names::stage_selector;
 use super::observe::{StageState, TopicState};
+use super::validate::CONFLICT;
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, StageStatus, TopicStatus};
 use crate::domain::provenance::Stage;
 
@@ -20,9 +21,6 @@ const PASSING: [&str; 4] = ["TopicPending", "TopicDeleting", "WaitingForTopics",
 
 /// The condition for what need not be wrong; it is only there while there is something to say.
 pub const WARNING: &str = "Warning";
-
-/// The reason of a pipeline that another one stands in the way of.
-pub const CONFLICT: &str = "Conflict";
 
 /// The outcome of a reconcile.
 #[derive(Clone, Debug)]

@@ -9,13 +9,16 @@ use kube::ResourceExt;
 
 pub use topic::TopicStep;
 
-use super::controller::Stored;
+use super::dereference::Stored;
 use super::dereference::{Found, KafkaFound, is_named};
 use super::strimzi;
 use crate::api::claims::{Claims, Shared, check_disjoint};
 use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::api::validate::{self, InvalidPipeline};
 use crate::domain::pipeline::{Pipeline, TopicPlan};
+
+/// The reason of a pipeline that another one stands in the way of.
+pub const CONFLICT: &str = "Conflict";
 
 /// A pipeline that can run.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ impl Invalid {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Spec(_) => "InvalidSpec",
-            Self::Conflict(_) => super::status::CONFLICT,
+            Self::Conflict(_) => CONFLICT,
             Self::NoStrimzi => "StrimziNotInstalled",
             Self::NoKafka { .. } => "KafkaNotFound",
             Self::KafkaNotReady { .. } => "KafkaNotReady",

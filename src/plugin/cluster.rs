@@ -9,8 +9,8 @@ use kube::{Client, Config, ResourceExt};
 use super::error::PluginError;
 use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::domain::provenance::Stage;
-use crate::operator::context::{Error, with_causes};
-use crate::operator::controller::Stored;
+use crate::operator::dereference::Stored;
+use crate::operator::error::{Error, with_causes};
 use crate::operator::observe::{self, StageState};
 
 /// Which cluster to ask; the same words as kubectl's.

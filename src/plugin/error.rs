@@ -1,6 +1,6 @@
 //! Why a question to a cluster has no answer: one line each, that says what to do.
 
-use crate::operator::context::{Error, with_causes};
+use crate::operator::error::{Error, with_causes};
 
 /// Why a command of the plugin failed.
 #[derive(Debug, thiserror::Error)]

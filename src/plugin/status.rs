@@ -11,7 +11,7 @@ use super::layout::{age, columns, one_line};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, StageStatus};
 use crate::domain::provenance::Stage;
 use crate::operator::build::deployment_name;
-use crate::operator::controller::Stored;
+use crate::operator::dereference::Stored;
 use crate::operator::observe::StageState;
 use crate::operator::status::{PROGRESSING, READY, WARNING, find};
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build.sh [kube]: have in the cache what the bed runs, or of it only Kubernetes and helm. A part that is there is left alone; its directory is named after a hash
-# of everything that it is made from.
+# build.sh [kube]: have in the cache what the bed runs, or of it only Kubernetes and helm. A part that is there is left
+# alone; its directory is named after a hash of everything that it is made from.
 #   LAZARET_CACHE (~/.cache/lazaret)   the cache
 set -euo pipefail
 # shellcheck source=common.sh
@@ -38,10 +38,16 @@ build_topic_operator() { # DIRECTORY
   cp "${CARGO_TARGET_DIR:-$project/target}/debug/examples/topic-operator" "$1/"
 }
 
+build_processor() { # DIRECTORY
+  (cd "$bed/processor" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$1/processor" .) >&2
+  "$bed/image/build.sh" "$1/processor.tar" lazaret.dev/bed/processor:1 65532:65532 "$1/processor"
+}
+
 part "$kube" "$bed/kube/build.sh"
 if [[ ${1:-} == kube ]]; then exit; fi
 "$bed/kafka/jars.sh" 8>&- >/dev/null
 for flavour in "${!strimzi_versions[@]}"; do part "$strimzi/$flavour" "$bed/strimzi/crds.sh" "$flavour"; done
+part "$processor" build_processor
 part "$topic_operator" build_topic_operator
 part "$lazaret" build_lazaret
 

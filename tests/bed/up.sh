@@ -95,7 +95,7 @@ import() { # IMAGE-ARCHIVE: unless it is there
   fi
 }
 wait_for "containerd answers" in_box ctr version
-for image in "$kube"/images/*.tar "$lazaret/lazaret.tar"; do import "$image"; done
+for image in "$kube"/images/*.tar "$lazaret/lazaret.tar" "$processor/processor.tar"; do import "$image"; done
 wait_for "the API server is ready" kubectl get --raw /readyz
 components start kube-controller-manager kube-scheduler kubelet kube-proxy
 kubectl apply -f "$bed/kube/coredns.yaml" >/dev/null

@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, ListParams, LogParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::site::{Site, in_site};
@@ -226,6 +226,32 @@ async fn an_image_that_cannot_be_had_is_named() {
         let _operator = site.operator();
         site.apply(&site.pipeline("orders", "processor: {container: {image: 'registry.invalid/orders:1'}}")).await;
         trouble(site, &["ErrImagePull", "ImagePullBackOff"], &["registry.invalid/orders:1"]).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_beside_the_worker_is_called_with_each_record() {
+    in_site("called", async |site| {
+        let _operator = site.operator();
+        let container = "processor: {container: {image: 'lazaret.dev/bed/processor:1', path: /orders, env: [{name: \
+             START_DELAY, value: 2s}]}}";
+        site.apply(&site.pipeline("orders", container)).await;
+        site.reason("orders", "Ready").await;
+        let (kafka, topic) = (kafka_from_here(), site.named("orders"));
+        let producer = topics::producer(&kafka);
+        for (key, value) in [("a", r#"{"amount": 1}"#), ("b", r#"{"amount": -1}"#), ("c", r#"{"amount": 2}"#)] {
+            topics::write(&producer, &topic, Some(key.as_bytes()), Some(value.as_bytes()), None).await;
+        }
+        let dlt = site.named("orders.dlt");
+        let letter = eventually("a dead letter", async || topics::read_all(&kafka, &dlt).pop()).await.json();
+        assert_eq!((&letter["originalKey"], &letter["errorType"]), (&json!("b"), &json!("InvalidOrder")));
+        // The worker began when it was there: no call failed for want of it.
+        let [pod] = &pods(site, "main").await[..] else { panic!("one pod") };
+        let worker = LogParams { container: Some("worker".into()), ..LogParams::default() };
+        let log = api::<Pod>(site).logs(&pod.name_any(), &worker).await.unwrap();
+        assert!(!log.contains("Retry scheduled"), "{log}");
+        assert!(topics::read_all(&kafka, &site.named("orders.retry")).is_empty());
     })
     .await;
 }

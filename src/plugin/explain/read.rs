@@ -18,7 +18,7 @@ use crate::kafka::connection::Connection;
 use crate::kafka::topics::{TopicError, Topics};
 use crate::operator::apply::{api_of, is_owned, unwanted_services};
 use crate::operator::build::{build_kafka_topics, build_workers, deployment_name};
-use crate::operator::controller::Stored;
+use crate::operator::dereference::Stored;
 use crate::operator::dereference::{Found, Sight, TopicFound, dereference};
 use crate::operator::strimzi::{self, Strimzi};
 use crate::operator::validate::{ValidatedPipeline, validate};

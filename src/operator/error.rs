@@ -1,0 +1,75 @@
+//! What can go wrong in a reconcile, and how it is said.
+
+use crate::kafka::topics::TopicError;
+
+/// Why a reconcile failed: it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or did not answer.
+    #[error("the API server refused or did not answer")]
+    Api(#[from] kube::Error),
+    /// The whole took too long.
+    #[error("the API server did not answer in time")]
+    Timeout,
+    /// The Kafka of a pipeline refused or did not answer.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
+    /// An object of that name is there already, and is not ours.
+    #[error(
+        "{kind} `{name}` exists already and does not belong to this pipeline: rename or delete it, or rename the pipeline"
+    )]
+    NameTaken {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+    },
+    /// Another replica acts now.
+    #[error("the lease was lost")]
+    LeaseLost,
+}
+
+impl Error {
+    /// In a word, for conditions and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Api(kube::Error::Api(status)) if status.code == 403 => "Forbidden",
+            Self::Api(kube::Error::Api(status)) if status.is_conflict() => "Conflict",
+            Self::Api(_) | Self::Timeout => "ApiServerError",
+            Self::Topics(_) => "KafkaUnreachable",
+            Self::NameTaken { .. } => "NameTaken",
+            Self::LeaseLost => "LeaseLost",
+        }
+    }
+
+    /// For conditions: with its causes, on one line.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Api(kube::Error::Api(status)) if status.code == 403 => {
+                format!("the operator lacks a permission: {}", status.message)
+            }
+            Self::Api(kube::Error::Api(status)) => format!("the API server refused: {}", status.message),
+            error => with_causes(error),
+        }
+    }
+
+    /// Whether it is a matter of moments and no word to anybody: somebody else wrote at the same time, the object has just
+    /// gone, its namespace goes, or another replica acts.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Api(kube::Error::Api(status)) => {
+                let causes = status.details.iter().flat_map(|details| &details.causes);
+                let is_ending = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
+                status.is_conflict() || status.is_not_found() || is_ending
+            }
+            Self::LeaseLost => true,
+            _ => false,
+        }
+    }
+}
+
+/// An error with its causes, on one line. Some errors say their causes themselves: nothing is said twice.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string);
+    causes.fold(error.to_string(), |text, cause| if text.ends_with(&cause) { text } else { format!("{text}: {cause}") })
+}

@@ -1,0 +1,3 @@
+module lazaret.dev/bed/processor
+
+go 1.21

@@ -1,0 +1,31 @@
+// Command processor is an order service as somebody may write it: it is told of an order over HTTP, and takes none with a
+// negative amount. It takes its time to start.
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"time"
+)
+
+type order struct {
+	Amount float64 `json:"amount"`
+}
+
+func main() {
+	delay, err := time.ParseDuration(os.Getenv("START_DELAY"))
+	if err != nil {
+		panic(err)
+	}
+	time.Sleep(delay)
+	http.HandleFunc("/orders", func(answer http.ResponseWriter, request *http.Request) {
+		var given order
+		if json.NewDecoder(request.Body).Decode(&given) != nil || given.Amount < 0 {
+			answer.Header().Set("Content-Type", "application/problem+json")
+			answer.WriteHeader(http.StatusUnprocessableEntity)
+			answer.Write([]byte(`{"type": "InvalidOrder", "detail": "no such amount"}`))
+		}
+	})
+	panic(http.ListenAndServe(":8080", nil))
+}
