@@ -1,17 +1,20 @@
 //! Applies what was built, by server-side apply as one field manager. It judges nothing, but that an object of somebody
 //! else is never taken.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use serde_json::json;
+use tracing::info;
 
 use super::build::{build_kafka_topics, build_workers};
 use super::context::Context;
 use super::dereference::Sight;
 use super::error::Error;
-use super::names::{FIELD_MANAGER, PIPELINE_LABEL};
+use super::names::{self, FIELD_MANAGER, PIPELINE_LABEL};
 use super::validate::{TopicStep, ValidatedPipeline};
 
 /// The field manager of settings that a topic had before it was ours. They stay until somebody takes them out of the
@@ -54,7 +57,35 @@ pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> R
             patch(context, &topic, CARRIED_OVER).await?;
         }
     }
+    let_go(context, validated, &strimzi.kafka_topic).await?;
     Ok(applied)
+}
+
+/// Lets go of KafkaTopics that an earlier spec named, or that are no longer ours to manage: they stay as they are, with what
+/// is in them, and no longer go with the pipeline.
+async fn let_go(context: &Context, validated: &ValidatedPipeline, resource: &ApiResource) -> Result<(), Error> {
+    let (name, namespace) = (validated.object.name_any(), validated.object.namespace().unwrap_or_default());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, resource);
+    let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={name}"));
+    let managed = validated.topics.iter().filter(|(plan, _)| plan.manage);
+    let managed: BTreeSet<_> = managed.map(|(plan, _)| names::kafka_topic(&plan.name)).collect();
+    for topic in api.list_metadata(&labelled).await?.items {
+        if managed.contains(&topic.name_any()) {
+            continue;
+        }
+        let mut owners = topic.owner_references().to_vec();
+        owners.retain(|owner| Some(&owner.uid) != validated.object.metadata.uid.as_ref());
+        let metadata = json!({
+            "labels": {PIPELINE_LABEL: null, "app.kubernetes.io/managed-by": null}, "ownerReferences": owners,
+            // Whoever else has changed it meanwhile is not overwritten.
+            "resourceVersion": topic.resource_version(),
+        });
+        context.may_write()?;
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        api.patch_metadata(&topic.name_any(), &parameters, &Patch::Merge(json!({"metadata": metadata}))).await?;
+        info!(pipeline = name, namespace, kafka_topic = topic.name_any(), "let go: the pipeline no longer manages it");
+    }
+    Ok(())
 }
 
 /// Applies everything else, and returns it as it is then.

@@ -105,9 +105,8 @@ impl Place {
                 let pipeline = pod.labels().get(PIPELINE_LABEL)?;
                 Some(ObjectRef::new(pipeline).within(&pod.namespace()?))
             })
-            // The end of a pipeline may let another one have its topics.
-            .watches(self.api::<PartialObjectMeta<ErrorHandlingPipeline>>(), every(), move |_| {
-                those(&pipelines, status::has_conflict)
+            .watches(self.api::<PartialObjectMeta<ErrorHandlingPipeline>>(), every(), move |changed| {
+                concerned(&pipelines, &changed)
             });
         let Some(Strimzi { kafka, kafka_topic }) = strimzi else { return controller };
         let pipelines = store.clone();
@@ -143,6 +142,18 @@ impl Place {
             None => Api::all_with(client, resource),
         }
     }
+}
+
+/// The pipelines that a change of another one may concern: those in whose way one stood, and those that may share a topic.
+fn concerned(pipelines: &Store<Stored>, changed: &PartialObjectMeta<ErrorHandlingPipeline>) -> Vec<ObjectRef<Stored>> {
+    let changed_ref = ObjectRef::new(&changed.name_any()).within(&changed.namespace().unwrap_or_default());
+    let topics = pipelines.get(&changed_ref).and_then(|stored| stored.0.as_ref().ok().map(|it| it.topic_names()));
+    let shares = |of: &ErrorHandlingPipeline| match &topics {
+        Some(topics) => of.topic_names().iter().any(|topic| topics.contains(topic)),
+        // It is gone, and its topics are not known any more; dead letter topics that are shared have names of their own.
+        None => of.spec.dlt.topic.name.is_some() || of.spec.retry.rules.iter().any(|rule| rule.dlt.is_some()),
+    };
+    those(pipelines, |of| of.uid() != changed.uid() && (status::has_conflict(of) || shares(of)))
 }
 
 /// The pipelines of which something is true, as something to reconcile.

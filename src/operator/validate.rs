@@ -3,6 +3,7 @@
 
 mod topic;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -31,6 +32,8 @@ pub struct ValidatedPipeline {
     pub bootstrap_servers: String,
     /// Its topics, each with what is to be done about it.
     pub topics: Vec<(TopicPlan, TopicStep)>,
+    /// Those of them that other pipelines use, too: they outlive this one whatever it says.
+    pub shared: BTreeSet<String>,
 }
 
 /// Why a pipeline cannot run. The reason is the condition's, the text its message.
@@ -98,7 +101,8 @@ pub fn validate(object: &Arc<ErrorHandlingPipeline>, found: &Found) -> Result<Va
     let bootstrap_servers = bootstrap_servers(object, &found.kafka)?;
     let step = |plan: &TopicPlan| (plan.clone(), topic::step(object, plan, found));
     let topics = pipeline.topics.iter().map(step).collect();
-    Ok(ValidatedPipeline { object: object.clone(), pipeline, bootstrap_servers, topics })
+    let shared = shared(object, &found.others);
+    Ok(ValidatedPipeline { object: object.clone(), pipeline, bootstrap_servers, topics, shared })
 }
 
 /// What need not be wrong, but likely is: a reason and a message.
@@ -125,6 +129,14 @@ fn check_conflicts(object: &ErrorHandlingPipeline, others: &[Arc<Stored>]) -> Re
         }
     }
     Ok(())
+}
+
+/// The topics that other pipelines on the same Kafka use, too: dead letter topics.
+fn shared(object: &ErrorHandlingPipeline, others: &[Arc<Stored>]) -> BTreeSet<String> {
+    let others = others.iter().filter_map(|stored| stored.0.as_ref().ok());
+    let others = others.filter(|other| is_on_same_kafka(other, object) && other.metadata.deletion_timestamp.is_none());
+    let theirs: BTreeSet<_> = others.flat_map(ErrorHandlingPipeline::topic_names).collect();
+    object.topic_names().into_iter().filter(|topic| theirs.contains(topic)).collect()
 }
 
 fn qualified(object: &ErrorHandlingPipeline) -> String {

@@ -209,6 +209,60 @@ async fn a_kafka_topic_deleted_by_hand_comes_back_with_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn topics_that_a_pipeline_no_longer_names_or_manages_stay_when_it_goes() {
+    in_site("let-go", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "deletionPolicy: Delete")).await;
+        site.reason("orders", "Ready").await;
+        let (main, old) = (site.named("orders"), site.named("orders.dlt"));
+        let other = json!({"topic": {"name": site.named("orders.failed")}});
+        site.merge("orders", json!({"spec": {"topic": {"manage": false}, "dlt": other}})).await;
+        for topic in [&main, &old] {
+            wait_for(&site.topics, topic, "is nobody's", |topic| {
+                let free = topic.owner_references().is_empty() && !topic.labels().contains_key("lazaret.dev/pipeline");
+                free.then_some(())
+            })
+            .await;
+        }
+        site.reason("orders", "Ready").await;
+        site.pipelines.delete("orders", &Default::default()).await.unwrap();
+        wait_until_gone(&site.topics, &site.named("orders.failed")).await;
+        wait_until_gone(&site.topics, &site.named("orders.retry")).await;
+        for topic in [&main, &old] {
+            assert_eq!(site.topics.get(topic).await.unwrap().metadata.deletion_timestamp, None);
+            assert!(topics::partitions(&kafka_from_here(), topic).is_some(), "{topic}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_pipelines_share_outlives_the_one_that_made_it() {
+    in_site("shared", async |site| {
+        let _operator = site.operator();
+        let dlt = site.named("all.dlt");
+        let shared = format!("dlt: {{topic: {{name: {dlt}}}}}\ndeletionPolicy: Delete");
+        site.apply(&site.pipeline("first", &shared)).await;
+        site.reason("first", "Ready").await;
+        assert_eq!(site.topics.get(&dlt).await.unwrap().owner_references().len(), 1);
+        site.apply(&site.pipeline("second", &shared)).await;
+        site.reason("second", "Ready").await;
+        wait_for(&site.topics, &dlt, "goes with nobody", |topic| topic.owner_references().is_empty().then_some(()))
+            .await;
+        site.pipelines.delete("first", &Default::default()).await.unwrap();
+        wait_until_gone(&site.topics, &site.named("first")).await;
+        // The second one looks after it from now on.
+        wait_for(&site.topics, &dlt, "is the second's", |topic| {
+            (topic.labels().get("lazaret.dev/pipeline")? == "second").then_some(())
+        })
+        .await;
+        assert!(topics::partitions(&kafka_from_here(), &dlt).is_some());
+        site.reason("second", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn topics_outlive_a_pipeline_unless_it_says_otherwise() {
     in_site("policy", async |site| {
         let _operator = site.operator();

@@ -49,8 +49,9 @@ fn build_topic(validated: &ValidatedPipeline, resource: &ApiResource, plan: &Top
         (PIPELINE_LABEL, &object.name_any()),
     ];
     topic.metadata.labels = Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
-    // With `Retain` nothing ties the topic to the pipeline, so it outlives it; with `Delete` Kubernetes collects it.
-    if object.spec.deletion_policy == DeletionPolicy::Delete {
+    // With `Retain` nothing ties the topic to the pipeline, so it outlives it; with `Delete` Kubernetes collects it, unless
+    // another pipeline needs it.
+    if object.spec.deletion_policy == DeletionPolicy::Delete && !validated.shared.contains(&*plan.name) {
         topic.metadata.owner_references = object.owner_ref(&()).map(|owner| vec![owner]);
     }
     topic
