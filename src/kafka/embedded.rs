@@ -28,6 +28,12 @@ impl EmbeddedBroker {
         self.cluster.create_topic(&plan.name, plan.partitions, 1)
     }
 
+    /// Has every question about a topic fail.
+    #[cfg(test)]
+    pub fn fail_topic(&self, topic: &str, code: rdkafka::types::RDKafkaErrorCode) {
+        self.cluster.topic_error(topic, (code as i32).try_into().expect("it is one")).expect("a name");
+    }
+
     /// Where it is.
     pub fn connection(&self) -> Connection {
         Connection::new(self.cluster.bootstrap_servers())

@@ -76,15 +76,23 @@ impl Topics {
         // librdkafka's question for metadata blocks.
         let shape = tokio::task::spawn_blocking(move || {
             let metadata = admin.inner().fetch_metadata(Some(&name), TIMEOUT)?;
-            let found = metadata.topics().iter().find(|topic| topic.error().is_none());
-            Ok(found.map(|topic| TopicShape {
-                partitions: i32::try_from(topic.partitions().len()).ok(),
-                replicas: topic.partitions().first().and_then(|p| i32::try_from(p.replicas().len()).ok()),
-                config: BTreeMap::new(),
+            Ok(metadata.topics().first().map(|topic| match topic.error() {
+                None => Ok(TopicShape {
+                    partitions: i32::try_from(topic.partitions().len()).ok(),
+                    replicas: topic.partitions().first().and_then(|p| i32::try_from(p.replicas().len()).ok()),
+                    config: BTreeMap::new(),
+                }),
+                Some(code) => Err(RDKafkaErrorCode::from(code)),
             }))
         });
-        let shape = shape.await.unwrap_or(Err(KafkaError::Canceled)).map_err(self.failed())?;
-        let Some(mut shape) = shape else { return Ok(None) };
+        let mut shape = match shape.await.unwrap_or(Err(KafkaError::Canceled)).map_err(self.failed())? {
+            None | Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                return Ok(None);
+            }
+            // It may well be there, and only not be shown: nobody may take it for a topic that is not.
+            Some(Err(code)) => return Err(TopicError::Refused { topic: topic.to_owned(), code }),
+            Some(Ok(shape)) => shape,
+        };
         let resource = ResourceSpecifier::Topic(topic);
         for described in self.admin.describe_configs([&resource], &options()).await.map_err(self.failed())? {
             match described {
@@ -148,6 +156,14 @@ fn new_topic(plan: &TopicPlan) -> NewTopic<'_> {
 mod tests {
     use super::*;
     use crate::kafka::embedded::EmbeddedBroker;
+
+    #[tokio::test]
+    async fn a_topic_that_is_not_shown_is_not_taken_for_one_that_does_not_exist() {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.fail_topic("secret", RDKafkaErrorCode::TopicAuthorizationFailed);
+        let refused = Topics::new(&broker.connection()).unwrap().describe("secret").await.unwrap_err();
+        assert!(matches!(refused, TopicError::Refused { .. }), "{refused}");
+    }
 
     /// Brokers make a topic that somebody asks for, unless they or the client say otherwise.
     #[tokio::test]

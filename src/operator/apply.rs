@@ -1,25 +1,18 @@
 //! Applies what was built, by server-side apply as one field manager. It judges nothing, but that an object of somebody
 //! else is never taken.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use serde_json::json;
-use tracing::info;
 
 use super::build::{build_kafka_topics, build_workers};
 use super::context::Context;
 use super::dereference::Sight;
 use super::error::Error;
-use super::names::{self, FIELD_MANAGER, PIPELINE_LABEL};
+use super::names::{self, CARRIED_OVER, FIELD_MANAGER, HANDED_OVER, PIPELINE_LABEL};
 use super::validate::{TopicStep, ValidatedPipeline};
-
-/// The field manager of settings that a topic had before it was ours. They stay until somebody takes them out of the
-/// KafkaTopic.
-const CARRIED_OVER: &str = "lazaret-carried-over";
 
 /// Applies the topics, and returns the KafkaTopics as they are then.
 pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> Result<Vec<DynamicObject>, Error> {
@@ -41,7 +34,9 @@ pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> R
     for wanted in build_kafka_topics(validated, &strimzi.kafka_topic) {
         let mut topic = wanted.object.clone();
         if !wanted.carried_over.is_empty() {
-            // Made with all settings at once: Strimzi would remove one that is named a moment later.
+            // Made with all settings at once: Strimzi would remove one that is named a moment later. An owner is never this
+            // manager's to name, or it could not be taken back.
+            topic.metadata.owner_references = None;
             topic.data["spec"]["config"]
                 .as_object_mut()
                 .expect("it is built as a map")
@@ -52,40 +47,11 @@ pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> R
         if !wanted.carried_over.is_empty() {
             // From now on the second manager answers for those settings alone.
             topic.metadata.labels = None;
-            topic.metadata.owner_references = None;
             topic.data = json!({"spec": {"config": wanted.carried_over}});
             patch(context, &topic, CARRIED_OVER).await?;
         }
     }
-    let_go(context, validated, &strimzi.kafka_topic).await?;
     Ok(applied)
-}
-
-/// Lets go of KafkaTopics that an earlier spec named, or that are no longer ours to manage: they stay as they are, with what
-/// is in them, and no longer go with the pipeline.
-async fn let_go(context: &Context, validated: &ValidatedPipeline, resource: &ApiResource) -> Result<(), Error> {
-    let (name, namespace) = (validated.object.name_any(), validated.object.namespace().unwrap_or_default());
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, resource);
-    let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={name}"));
-    let managed = validated.topics.iter().filter(|(plan, _)| plan.manage);
-    let managed: BTreeSet<_> = managed.map(|(plan, _)| names::kafka_topic(&plan.name)).collect();
-    for topic in api.list_metadata(&labelled).await?.items {
-        if managed.contains(&topic.name_any()) {
-            continue;
-        }
-        let mut owners = topic.owner_references().to_vec();
-        owners.retain(|owner| Some(&owner.uid) != validated.object.metadata.uid.as_ref());
-        let metadata = json!({
-            "labels": {PIPELINE_LABEL: null, "app.kubernetes.io/managed-by": null}, "ownerReferences": owners,
-            // Whoever else has changed it meanwhile is not overwritten.
-            "resourceVersion": topic.resource_version(),
-        });
-        context.may_write()?;
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        api.patch_metadata(&topic.name_any(), &parameters, &Patch::Merge(json!({"metadata": metadata}))).await?;
-        info!(pipeline = name, namespace, kafka_topic = topic.name_any(), "let go: the pipeline no longer manages it");
-    }
-    Ok(())
 }
 
 /// Applies everything else, and returns it as it is then.
@@ -98,10 +64,29 @@ pub async fn apply_workers(context: &Context, validated: &ValidatedPipeline) -> 
             let kind = wanted.types.map(|types| types.kind).unwrap_or_default();
             return Err(Error::NameTaken { kind, name: known.name_any() });
         }
+        keep_replicas(context, &wanted).await?;
         applied.push(patch(context, &wanted, FIELD_MANAGER).await?);
     }
     delete_unwanted_services(context, validated, &applied).await?;
     Ok(applied)
+}
+
+/// Keeps a number of workers that the spec named and no longer names: without another owner the field would fall back to 1.
+async fn keep_replicas(context: &Context, wanted: &DynamicObject) -> Result<(), Error> {
+    let is_deployment = wanted.types.as_ref().is_some_and(|types| types.kind == "Deployment");
+    if !is_deployment || !wanted.data["spec"]["replicas"].is_null() {
+        return Ok(());
+    }
+    let Some(known) = api_of(&context.client, wanted).get_opt(&wanted.name_any()).await? else { return Ok(()) };
+    let replicas = json!({"f:spec": {"f:replicas": {}}});
+    if known.managed_fields().iter().any(|fields| names::owns(fields, FIELD_MANAGER, &replicas)) {
+        let mut kept = wanted.clone();
+        kept.metadata.labels = None;
+        kept.metadata.owner_references = None;
+        kept.data = json!({"spec": {"replicas": known.data["spec"]["replicas"]}});
+        patch(context, &kept, HANDED_OVER).await?;
+    }
+    Ok(())
 }
 
 /// Deletes what an earlier spec asked for.

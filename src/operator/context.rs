@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use kube::{Client, Resource, ResourceExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::OperatorSettings;
 use super::dereference::{Sight, Stored};
@@ -21,6 +21,9 @@ use crate::kafka::topics::{TopicError, Topics};
 
 /// The longest pause between two tries of a reconcile that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long to wait at the start for the pipelines of other namespaces.
+const KNOWN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a connection to a Kafka is kept that nobody needs.
 const KAFKA_IDLE: Duration = Duration::from_secs(300);
@@ -74,6 +77,17 @@ impl Context {
     /// Says before each write whether this replica may still make it.
     pub fn may_write(&self) -> Result<(), Error> {
         if self.lease.is_held() { Ok(()) } else { Err(Error::LeaseLost) }
+    }
+
+    /// How often in a row a pipeline could not be reconciled.
+    pub fn failures(&self, uid: Option<&String>) -> u32 {
+        lock(&self.failures).get(&uid.cloned()).copied().unwrap_or(0)
+    }
+
+    /// Waits until the pipelines of every namespace are known, or for long enough: without them no rival is seen.
+    pub async fn all_known(&self) {
+        let known = self.pipelines.iter().map(Store::wait_until_ready);
+        let _ = timeout(KNOWN_WITHIN, futures::future::join_all(known)).await;
     }
 
     /// Takes note that a pipeline was reconciled.

@@ -1,5 +1,6 @@
 //! What wakes a reconcile: a change of the pipeline, of what was made for it, of its Kafka and topics, of its pods, or the
-//! end of another pipeline that stood in its way. Nothing is looked at "every now and then" to see whether it changed.
+//! end of another pipeline that stood in its way. Only what nobody tells of is looked at every now and then: a topic in Kafka
+//! that is not as it should be, a Service that a processor names.
 
 use std::sync::Arc;
 use std::time::Duration;

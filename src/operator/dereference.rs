@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, DynamicObject};
+use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::DeserializeGuard;
 use kube::{Client, ResourceExt};
 
@@ -114,6 +114,10 @@ async fn topics_of(
             Some(api) => api.get_opt(&names::kafka_topic(&topic)).await?,
             None => None,
         };
+        let known = match (known, &kafka_topics) {
+            (None, Some(api)) => under_another_name(api, object, &topic).await?,
+            (known, _) => known,
+        };
         let topic_found = match known {
             Some(known) => TopicFound::Object(known.into()),
             None => match &unanswered {
@@ -127,6 +131,18 @@ async fn topics_of(
         found.insert(topic, topic_found);
     }
     Ok(found)
+}
+
+/// The KafkaTopic that stands for a topic and is called otherwise.
+async fn under_another_name(
+    api: &Api<DynamicObject>,
+    object: &ErrorHandlingPipeline,
+    topic: &str,
+) -> Result<Option<DynamicObject>, Error> {
+    let cluster = object.spec.kafka.cluster.as_deref().unwrap_or_default();
+    let of_cluster = ListParams::default().labels(&format!("{}={cluster}", strimzi::CLUSTER_LABEL));
+    let topics = api.list(&of_cluster).await?.items;
+    Ok(topics.into_iter().find(|known| strimzi::topic_name(known) == topic))
 }
 
 async fn in_kafka(sight: &impl Sight, address: &str, topic: &str) -> TopicFound {

@@ -53,14 +53,23 @@ impl Error {
         }
     }
 
-    /// Whether it is a matter of moments and no word to anybody: somebody else wrote at the same time, the object has just
-    /// gone, its namespace goes, or another replica acts.
+    /// Whether the next try may do better, without anybody doing anything.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Api(kube::Error::Api(status)) => status.code != 403 && status.code != 422,
+            Self::Api(_) | Self::Timeout => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it is a matter of moments and no word to anybody: somebody else wrote at the same time, the namespace goes, or
+    /// another replica acts.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Api(kube::Error::Api(status)) => {
                 let causes = status.details.iter().flat_map(|details| &details.causes);
                 let is_ending = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
-                status.is_conflict() || status.is_not_found() || is_ending
+                status.is_conflict() || is_ending
             }
             Self::LeaseLost => true,
             _ => false,

@@ -44,7 +44,11 @@ pub async fn topics_made_anew(context: &Context, validated: &ValidatedPipeline, 
     let object = &validated.object;
     let topics = object.status.iter().flat_map(|status| &status.topics);
     for topic in topics.filter(|topic| topic.ready) {
-        let is_gone = matches!(found.topics.get(&topic.name), Some(TopicFound::Absent | TopicFound::InKafka(_)));
+        let is_gone = match found.topics.get(&topic.name) {
+            Some(TopicFound::Absent) => true,
+            Some(TopicFound::InKafka(_)) => topic.kafka_topic.is_some(),
+            _ => false,
+        };
         let step = validated.topics.iter().find(|(plan, _)| *plan.name == *topic.name).map(|(_, step)| step);
         let is_made = matches!(step, Some(TopicStep::Apply { .. } | TopicStep::Create));
         if is_gone && is_made {

@@ -1,5 +1,7 @@
 //! The names of what the operator makes, and the labels by which it is found again.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::domain::provenance::Stage;
@@ -17,6 +19,22 @@ pub fn stage_selector(pipeline: &str, stage: Stage) -> String {
 
 /// The field manager of everything that the operator applies.
 pub const FIELD_MANAGER: &str = "lazaret";
+
+/// The field manager of settings that a topic had before it was ours. They stay until somebody takes them out of the
+/// KafkaTopic.
+pub const CARRIED_OVER: &str = "lazaret-carried-over";
+
+/// The field manager of a number of workers that the spec once named, until somebody scales them.
+pub const HANDED_OVER: &str = "lazaret-handed-over";
+
+/// Whether a field manager has applied these fields, given as `managedFields` has them: `{"f:spec": {"f:replicas": {}}}`.
+pub fn owns(entry: &ManagedFieldsEntry, manager: &str, fields: &Value) -> bool {
+    fn within(fields: &Value, owned: &Value) -> bool {
+        fields.as_object().into_iter().flatten().all(|(name, inner)| owned.get(name).is_some_and(|o| within(inner, o)))
+    }
+    let is_managers = entry.manager.as_deref() == Some(manager) && entry.operation.as_deref() == Some("Apply");
+    is_managers && entry.fields_v1.as_ref().is_some_and(|owned| within(fields, &owned.0))
+}
 
 /// The name of a KafkaTopic: the topic's own where Kubernetes allows it, else one that is near it and unique.
 ///

@@ -20,12 +20,18 @@ use super::error::Error;
 use super::events;
 use super::names::FIELD_MANAGER;
 use super::status::{self, Outcome};
-use super::{apply, dereference, observe, validate};
+use super::{apply, dereference, observe, release, validate};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
 use crate::domain::provenance::Stage;
 
 /// How long one reconcile may take: longer than any number of answers, shorter than a connection that nobody answers.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many failures in a row that may pass are nobody's business.
+const FAILURES_UNSAID: u32 = 2;
+
+/// When to look again whether an older pipeline has gone. Its end wakes this one; that of one in another namespace may not.
+const CONFLICT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// When to look again at what nobody tells the operator of: a topic in Kafka, a Kafka that cannot be reached.
 const UNSEEN_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,6 +41,7 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Brings the cluster closer to what the pipeline asks for, and says in its status how far it came.
 pub async fn reconcile(stored: Arc<Stored>, context: Arc<Context>) -> Result<Action, Error> {
+    context.all_known().await;
     let result = match &stored.0 {
         Ok(object) => timeout(TIMEOUT, run(&context, &Arc::new(object.clone()))).await.unwrap_or(Err(Error::Timeout)),
         Err(unreadable) => say_unreadable(&context, unreadable).await,
@@ -53,6 +60,10 @@ async fn run(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Result<A
     let outcome = match outcome(context, object).await {
         Ok(outcome) => outcome,
         Err(error) if error.is_passing() => return Err(error),
+        // One answer that fails says little; several in a row do.
+        Err(error) if error.may_pass() && context.failures(object.metadata.uid.as_ref()) < FAILURES_UNSAID => {
+            return Err(error);
+        }
         Err(error) => {
             // Best effort: the API server may be what does not answer.
             let failed = Outcome::Failed(error.reason(), error.in_words());
@@ -68,6 +79,7 @@ async fn run(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Result<A
 }
 
 async fn outcome(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Result<Outcome, Error> {
+    release::release_topics(context, object).await?;
     let found = dereference::dereference(context, object).await?;
     let validated = match validate::validate(object, &found) {
         Ok(validated) => validated,
@@ -93,7 +105,11 @@ async fn stages(context: &Context, object: &ErrorHandlingPipeline) -> Result<[Op
 
 /// When to look again if nothing changes that is watched.
 fn next(outcome: &Outcome) -> Action {
-    let Outcome::Applied { topics, warning, .. } = outcome else { return Action::await_change() };
+    let (topics, warning) = match outcome {
+        Outcome::Applied { topics, warning, .. } => (topics, warning),
+        Outcome::Invalid(validate::CONFLICT, _) => return Action::requeue(CONFLICT_INTERVAL),
+        _ => return Action::await_change(),
+    };
     let is_unseen = |reason: &str| ["KafkaUnreachable", "TopicNotFound", "TopicDiffers"].contains(&reason);
     if topics.iter().filter_map(|topic| topic.trouble.as_ref()).any(|(reason, _)| is_unseen(reason)) {
         return Action::requeue(UNSEEN_INTERVAL);
@@ -114,7 +130,12 @@ async fn say(context: &Context, object: &ErrorHandlingPipeline, outcome: &Outcom
     let api: Api<ErrorHandlingPipeline> =
         Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch_status(&object.name_any(), &parameters, &Patch::Apply(patch_of(&status))).await?;
+    match api.patch_status(&object.name_any(), &parameters, &Patch::Apply(patch_of(&status))).await {
+        Ok(_) => {}
+        // Deleted meanwhile.
+        Err(kube::Error::Api(refused)) if refused.is_not_found() => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
     events::status_changed(context, object, &status).await;
     Ok(())
 }

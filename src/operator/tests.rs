@@ -197,7 +197,8 @@ fn a_kafka_topic_of_somebody_else_is_told_apart() {
     let of_bills = labels(json!({"lazaret.dev/pipeline": "bills"}));
     let mut shared = with_topic("orders.dlt", kafka_topic(of_bills.clone(), spec.clone()));
     assert!(matches!(step(SMALL, &shared, 2), TopicStep::Apply { .. }));
-    let bills = pipeline("bills", &SMALL.replace("name: orders", "name: bills"));
+    let bills = SMALL.replace("name: orders", "name: bills");
+    let bills = pipeline("bills", &format!("{bills}\ndlt: {{topic: {{name: orders.dlt}}}}"));
     shared.others = vec![Arc::new(DeserializeGuard(Ok(bills)))];
     assert_eq!(step(SMALL, &shared, 2), TopicStep::Leave);
     // Ours is as the spec says now, whatever it was.

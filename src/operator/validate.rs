@@ -43,7 +43,7 @@ pub enum Invalid {
     #[error("{0}")]
     Spec(InvalidPipeline),
     /// Another pipeline was there first.
-    #[error("{0}; the other one is older and keeps it")]
+    #[error("{0}; the older one keeps it, and workers of this one that run already are left as they are")]
     Conflict(Shared),
     /// The cluster knows no Strimzi.
     #[error(
@@ -99,8 +99,10 @@ pub fn validate(object: &Arc<ErrorHandlingPipeline>, found: &Found) -> Result<Va
     let pipeline = validate::validate(object).map_err(Invalid::Spec)?;
     check_conflicts(object, &found.others)?;
     let bootstrap_servers = bootstrap_servers(object, &found.kafka)?;
-    let step = |plan: &TopicPlan| (plan.clone(), topic::step(object, plan, found));
-    let topics = pipeline.topics.iter().map(step).collect();
+    let step = |(index, plan): (usize, &TopicPlan)| {
+        (plan.clone(), topic::step(object, plan, &pipeline.topics[..index], found))
+    };
+    let topics = pipeline.topics.iter().enumerate().map(step).collect();
     let shared = shared(object, &found.others);
     Ok(ValidatedPipeline { object: object.clone(), pipeline, bootstrap_servers, topics, shared })
 }

@@ -80,9 +80,12 @@ async fn a_kafka_that_strimzi_does_not_run_gets_its_topics_by_the_same_rules() {
         let status = site.pipelines.get("orders").await.unwrap().status.unwrap();
         assert!(status.topics.iter().all(|topic| topic.ready && topic.kafka_topic.is_none()), "{status:?}");
 
-        // What it made it may change: more partitions, and settings.
+        // Nothing in Kafka says whose a topic is, so every change has to be asked for.
         let more = json!({"spec": {"topic": {"partitions": 4, "config": {"segment.ms": 60_000}}}});
         site.merge("orders", more).await;
+        site.reason("orders", "TopicDiffers").await;
+        assert_eq!(topics::partitions(&kafka, &name), Some(2));
+        site.merge("orders", json!({"spec": {"topic": {"adopt": "Force"}}})).await;
         topics::has(&kafka, &name, Some(4)).await;
         site.reason("orders", "Ready").await;
         assert_eq!(topics::config(&kafka, &name).await["segment.ms"], "60000");

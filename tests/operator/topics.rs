@@ -4,7 +4,10 @@ use kube::ResourceExt;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::site::{KAFKA, Site, in_site};
+use axum::http::{Method, StatusCode};
+
+use crate::site::{KAFKA, Site, in_site, kubeconfig};
+use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::{kafka_from_here, wait_for, wait_until_gone};
 use crate::support::{eventually, topics};
 
@@ -144,6 +147,74 @@ async fn a_topic_without_a_kafka_topic_keeps_the_settings_that_it_has() {
             (!topics::config(&kafka, &name).await.contains_key("segment.ms")).then_some(())
         })
         .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_take_over_that_is_interrupted_is_finished_later() {
+    in_site("interrupted", async |site| {
+        let (name, kafka) = (site.named("orders"), kafka_from_here());
+        topics::create(&kafka, &name, 2, &[("segment.ms", "60000")]).await;
+        let proxy = ApiProxy::start(site.client.clone(), &site.namespace, kubeconfig()).await;
+        // It makes the KafkaTopic with all settings, and then comes no further.
+        let (path, mut patches) = (format!("/kafkatopics/{name}"), 0);
+        proxy.disturb(move |method, at| {
+            patches += usize::from(method == Method::PATCH && at.ends_with(&path));
+            (method == Method::PATCH && at.ends_with(&path) && patches > 1).then_some(StatusCode::INTERNAL_SERVER_ERROR)
+        });
+        let mut operator = site.operator_with(&site.namespace, &proxy.kubeconfig);
+        site.apply(&site.pipeline("orders", "deletionPolicy: Delete")).await;
+        operator.wait_for("could not be reconciled");
+        let half = site.topics.get(&name).await.unwrap();
+        assert!(half.owner_references().is_empty(), "an owner would be the second manager's, and stay");
+        proxy.disturb(|_, _| None);
+        site.reason("orders", "Ready").await;
+        let whole = site.topics.get(&name).await.unwrap();
+        let of_second = whole.managed_fields().iter().find(|f| f.manager.as_deref() == Some("lazaret-carried-over"));
+        let owned = &of_second.unwrap().fields_v1.as_ref().unwrap().0;
+        assert_eq!(owned, &json!({"f:spec": {"f:config": {"f:segment.ms": {}}}}));
+        assert_eq!(topics::config(&kafka, &name).await["segment.ms"], "60000");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_topic_that_stands_for_the_topic_under_another_name_is_named() {
+    in_site("alias", async |site| {
+        let _operator = site.operator();
+        let spec = json!({"topicName": site.named("orders"), "partitions": 2, "config": {}});
+        site.apply(&kafka_topic(site, "my-orders", &spec)).await;
+        wait_for(&site.topics, "my-orders", "is Ready", |topic| {
+            crate::support::cluster::condition(topic, "Ready").filter(|(status, ..)| status == "True")
+        })
+        .await;
+        site.apply(&site.pipeline("orders", "")).await;
+        let message = site.reason("orders", "TopicConflict").await;
+        assert!(message.contains("`my-orders`"), "{message}");
+        assert!(site.topics.get_opt(&site.named("orders")).await.unwrap().is_none());
+        // It is read all the same, when the pipeline does not want to manage it.
+        site.merge("orders", json!({"spec": {"topic": {"manage": false}}})).await;
+        site.reason("orders", "Ready").await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_topics_may_be_spared_even_while_the_pipeline_cannot_run() {
+    in_site("spared", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "deletionPolicy: Delete")).await;
+        site.reason("orders", "Ready").await;
+        let broken = json!({"spec": {"kafka": {"cluster": "gone"}, "deletionPolicy": "Retain"}});
+        site.merge("orders", broken).await;
+        site.reason("orders", "KafkaNotFound").await;
+        site.pipelines.delete("orders", &Default::default()).await.unwrap();
+        wait_until_gone(&site.deployments, "orders-consumer").await;
+        for topic in ["orders", "orders.retry", "orders.dlt"].map(|topic| site.named(topic)) {
+            let stays = site.topics.get(&topic).await.unwrap();
+            assert_eq!((stays.metadata.deletion_timestamp, stays.metadata.owner_references), (None, None));
+        }
     })
     .await;
 }

@@ -93,6 +93,28 @@ async fn whoever_scales_a_deployment_is_left_alone_and_the_scale_subresource_wor
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_number_of_workers_that_the_spec_no_longer_names_stays_until_somebody_scales() {
+    in_site("handed", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "consumer: {replicas: 2}\nretry: {replicas: 0}")).await;
+        site.reason("orders", "Ready").await;
+        let none = json!({"spec": {"consumer": {"replicas": null, "drainTimeout": "7s"}}});
+        site.merge("orders", none).await;
+        wait_for(&site.deployments, "orders-consumer", "is as asked for now", |deployment| {
+            let grace = deployment.spec.template.spec.as_ref()?.termination_grace_period_seconds?;
+            (grace == 37).then_some(())
+        })
+        .await;
+        assert_eq!(site.deployments.get("orders-consumer").await.unwrap().spec.replicas, Some(2));
+        scale(site, "orders-consumer", 1).await;
+        site.merge("orders", json!({"spec": {"consumer": {"drainTimeout": "8s"}}})).await;
+        site.reason("orders", "Ready").await;
+        assert_eq!(site.deployments.get("orders-consumer").await.unwrap().spec.replicas, Some(1));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_changes_or_deletes_is_as_asked_for_again() {
     in_site("drift", async |site| {
         let _operator = site.operator();

@@ -9,9 +9,11 @@
 - apiGroups: [kafka.strimzi.io]
   resources: [kafkas]
   verbs: [get, list, watch]
+# Deleting is what the admission plugin OwnerReferencesPermissionEnforcement, which OKD runs, asks of whoever changes an
+# object's owners: with deletionPolicy Delete a pipeline becomes the owner of its topics. The operator deletes none itself.
 - apiGroups: [kafka.strimzi.io]
   resources: [kafkatopics]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch]

@@ -139,7 +139,8 @@ fn peers_service(name: &str, port: u16) -> Value {
 fn disruption_budget(name: &str, stage: Stage) -> Value {
     json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": deployment_name(name, stage)},
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(name, stage)}},
+        // Workers that are not ready hold no node back.
+        "spec": {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow", "selector": {"matchLabels": selector(name, stage)}},
     })
 }
 

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use kube::ResourceExt;
 use kube::api::DynamicObject;
+use serde_json::json;
 
 use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::domain::pipeline::TopicPlan;
 use crate::domain::topic::{TopicShape, differences};
 use crate::operator::dereference::{Found, TopicFound};
-use crate::operator::names::PIPELINE_LABEL;
+use crate::operator::names::{self, CARRIED_OVER, PIPELINE_LABEL};
 use crate::operator::strimzi;
 
 /// What is to be done about a topic.
@@ -38,9 +39,17 @@ pub enum TopicStep {
     },
 }
 
-/// Decides.
-pub(super) fn step(object: &ErrorHandlingPipeline, plan: &TopicPlan, found: &Found) -> TopicStep {
+/// Decides about a topic; `before` are those of the pipeline that come first.
+pub(super) fn step(object: &ErrorHandlingPipeline, plan: &TopicPlan, before: &[TopicPlan], found: &Found) -> TopicStep {
     let strimzi = object.spec.kafka.cluster.is_some();
+    let name = names::kafka_topic(&plan.name);
+    if let Some(other) = before.iter().find(|other| strimzi && plan.manage && names::kafka_topic(&other.name) == name) {
+        let message = format!(
+            "the topics `{}` and `{}` would both be KafkaTopic `{name}`: names of objects have no capitals; rename one",
+            other.name, plan.name
+        );
+        return TopicStep::Refuse { reason: "TopicConflict", message };
+    }
     match found.topics.get(&*plan.name) {
         None => TopicStep::Leave,
         Some(TopicFound::Unknown(error)) => TopicStep::Refuse {
@@ -71,11 +80,9 @@ fn adopt_topic(object: &ErrorHandlingPipeline, plan: &TopicPlan, shape: &TopicSh
         .unwrap_or_else(|| TopicStep::Apply { carried_over: carried_over() })
 }
 
-/// A topic of a Kafka that Strimzi does not run. One that was as asked for before differs because the spec has changed.
+/// A topic of a Kafka that Strimzi does not run. Nothing there says whose it is, so every change of it has to be asked for.
 fn alter(object: &ErrorHandlingPipeline, plan: &TopicPlan, shape: &TopicShape) -> TopicStep {
-    let topics = object.status.iter().flat_map(|status| &status.topics);
-    let was_ours = topics.into_iter().any(|topic| topic.name == *plan.name && topic.ready);
-    match refusal(object, plan, shape, plan.force || was_ours, "topic") {
+    match refusal(object, plan, shape, plan.force, "topic") {
         Some(refused) => refused,
         None if differences(plan, shape).is_empty() => TopicStep::Leave,
         None => TopicStep::Alter(shape.clone()),
@@ -93,6 +100,14 @@ fn adopt_kafka_topic(
     if topic.metadata.deletion_timestamp.is_some() {
         let message = format!("KafkaTopic `{name}` is being deleted; it is made anew when it is gone");
         return refuse("TopicDeleting", message);
+    }
+    if name != names::kafka_topic(&plan.name) {
+        let message = format!(
+            "KafkaTopic `{name}` exists and stands for the topic `{}`: two for one topic would be in each other's way; delete \
+             it, with strimzi.io/managed: \"false\" set before so that the topic stays, or use another topic",
+            plan.name
+        );
+        return refuse("TopicConflict", message);
     }
     let known_topic = strimzi::topic_name(topic);
     if known_topic != &*plan.name {
@@ -112,17 +127,43 @@ fn adopt_kafka_topic(
     let owner = topic.labels().get(PIPELINE_LABEL);
     if owner == Some(&object.name_any()) {
         // More partitions and other settings are passed on; Strimzi refuses what Kafka cannot do, and says so.
-        return TopicStep::Apply { carried_over: BTreeMap::new() };
+        return TopicStep::Apply { carried_over: unfinished(topic, plan) };
     }
-    let pipelines = found.others.iter().filter(|other| other.namespace() == object.namespace());
-    let owner = owner.filter(|owner| pipelines.into_iter().any(|other| other.name_any() == **owner));
-    let what = owner.map_or("KafkaTopic".to_owned(), |owner| format!("KafkaTopic of pipeline `{owner}`,"));
-    match refusal(object, plan, &strimzi::shape(topic), plan.force && owner.is_none(), &what) {
-        Some(refused) => refused,
+    let others = found.others.iter().filter_map(|stored| stored.0.as_ref().ok());
+    let others = others.filter(|other| other.namespace() == object.namespace());
+    let claims = |owner: &String| {
+        others
+            .into_iter()
+            .any(|other| other.name_any() == *owner && other.topic_names().iter().any(|t| *t == *plan.name))
+    };
+    match owner.filter(|owner| claims(owner)) {
+        None => refusal(object, plan, &strimzi::shape(topic), plan.force, "KafkaTopic")
+            .unwrap_or(TopicStep::Apply { carried_over: BTreeMap::new() }),
         // A dead letter topic that pipelines share stays with the first.
-        None if owner.is_some() => TopicStep::Leave,
-        None => TopicStep::Apply { carried_over: BTreeMap::new() },
+        Some(owner) => {
+            let differences = differences(plan, &strimzi::shape(topic));
+            if differences.is_empty() {
+                return TopicStep::Leave;
+            }
+            let (field, differences) = (field_of(object, plan), differences.join("; "));
+            let message = format!(
+                "KafkaTopic `{name}` belongs to pipeline `{owner}`, which describes it otherwise: {differences}; make \
+                 spec.{field} of both alike"
+            );
+            refuse("TopicDiffers", message)
+        }
     }
+}
+
+/// The settings to carry over once more, when the operator was interrupted while it did: the second field manager then
+/// answers for more than it should.
+fn unfinished(topic: &DynamicObject, plan: &TopicPlan) -> BTreeMap<String, String> {
+    let more = json!({"f:spec": {"f:partitions": {}}});
+    if !topic.managed_fields().iter().any(|entry| names::owns(entry, CARRIED_OVER, &more)) {
+        return BTreeMap::new();
+    }
+    let settings = strimzi::shape(topic).config.into_iter();
+    settings.filter(|(name, _)| !plan.config.contains_key(name)).collect()
 }
 
 /// What is said of a topic that differs, unless it may be changed and Kafka can change it.
