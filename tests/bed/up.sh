@@ -148,7 +148,10 @@ report "kafkauser/$kafka_user" user_status
 wait_for "the node is known" kubectl get node "$node"
 kubectl wait --for=condition=Ready "node/$node" --timeout=120s >/dev/null
 lap "the node is Ready"
-kubectl -n kube-system rollout status deploy/coredns --timeout=120s >/dev/null
+kubectl -n kube-system rollout status deploy/coredns --timeout=120s >/dev/null || {
+  kubectl -n kube-system get pods,events >&2
+  die "DNS does not get ready"
+}
 lap "DNS is ready"
 components check containerd etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy \
   "${kafka_components[@]}" topic-operator
