@@ -3,9 +3,9 @@
 //! A reconcile passes these rooms in this order:
 //!
 //! ```text
-//! dereference ──► validate ──► build ──► apply ──► observe ──► status
-//! (I/O: what is    (no client)  (pure)   (server-side          (pure; written also when
-//!  referred to)                           apply)                validation fails)
+//! release ──► dereference ──► validate ──► build ──► apply ──► observe ──► status
+//! (topics that   (I/O: what is   (no client)   (pure)   (server-side         (pure; written also
+//!  are to stay)   referred to)                           apply)               when validation fails)
 //! ```
 //!
 //! `reconcile` is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. Workers

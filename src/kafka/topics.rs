@@ -39,6 +39,16 @@ pub enum TopicError {
     },
 }
 
+impl TopicError {
+    /// In a word, for conditions.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Request { .. } => "KafkaUnreachable",
+            Self::Refused { .. } => "KafkaRefused",
+        }
+    }
+}
+
 /// A client for the topics of one cluster. Clones share its connections.
 #[derive(Clone)]
 pub struct Topics {

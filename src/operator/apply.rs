@@ -1,10 +1,10 @@
-//! Applies what was built, by server-side apply as one field manager. It judges nothing, but that an object of somebody
-//! else is never taken.
+//! Applies what was built, by server-side apply as one field manager; two others keep what was there before (see
+//! [`super::names`]). It judges nothing, but that an object of somebody else is never taken.
 
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 
 use super::build::{build_kafka_topics, build_workers};
@@ -13,6 +13,7 @@ use super::dereference::Sight;
 use super::error::Error;
 use super::names::{self, CARRIED_OVER, FIELD_MANAGER, HANDED_OVER, PIPELINE_LABEL};
 use super::validate::{TopicStep, ValidatedPipeline};
+use crate::api::v1alpha1::ErrorHandlingPipeline;
 
 /// Applies the topics, and returns the KafkaTopics as they are then.
 pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> Result<Vec<DynamicObject>, Error> {
@@ -58,13 +59,17 @@ pub async fn apply_topics(context: &Context, validated: &ValidatedPipeline) -> R
 pub async fn apply_workers(context: &Context, validated: &ValidatedPipeline) -> Result<Vec<DynamicObject>, Error> {
     let mut applied = vec![];
     for wanted in build_workers(validated, &context.worker_image) {
-        if let Some(known) = api_of(&context.client, &wanted).get_metadata_opt(&wanted.name_any()).await?
-            && !is_owned(&known, validated)
-        {
-            let kind = wanted.types.map(|types| types.kind).unwrap_or_default();
-            return Err(Error::NameTaken { kind, name: known.name_any() });
+        let known = api_of(&context.client, &wanted).get_metadata_opt(&wanted.name_any()).await?;
+        if let Some(known) = known.as_ref().filter(|known| !is_owned(*known, validated)) {
+            let (kind, name) = (wanted.types.map(|types| types.kind).unwrap_or_default(), known.name_any());
+            // Of a pipeline that was deleted and made anew at once, Kubernetes has still to collect what was made.
+            let was_ours = known.owner_references().iter().any(|owner| {
+                owner.kind == ErrorHandlingPipeline::kind(&()) && owner.name == validated.object.name_any()
+            });
+            let goes = was_ours || known.metadata.deletion_timestamp.is_some();
+            return Err(if goes { Error::Leftover { kind, name } } else { Error::NameTaken { kind, name } });
         }
-        keep_replicas(context, &wanted).await?;
+        keep_replicas(context, &wanted, known.as_ref()).await?;
         applied.push(patch(context, &wanted, FIELD_MANAGER).await?);
     }
     delete_unwanted_services(context, validated, &applied).await?;
@@ -72,15 +77,23 @@ pub async fn apply_workers(context: &Context, validated: &ValidatedPipeline) -> 
 }
 
 /// Keeps a number of workers that the spec named and no longer names: without another owner the field would fall back to 1.
-async fn keep_replicas(context: &Context, wanted: &DynamicObject) -> Result<(), Error> {
+async fn keep_replicas(
+    context: &Context,
+    wanted: &DynamicObject,
+    known: Option<&PartialObjectMeta<DynamicObject>>,
+) -> Result<(), Error> {
     let is_deployment = wanted.types.as_ref().is_some_and(|types| types.kind == "Deployment");
-    if !is_deployment || !wanted.data["spec"]["replicas"].is_null() {
+    let replicas = json!({"f:spec": {"f:replicas": {}}});
+    let was_named = known
+        .is_some_and(|known| known.managed_fields().iter().any(|fields| names::owns(fields, FIELD_MANAGER, &replicas)));
+    if !is_deployment || !was_named || !wanted.data["spec"]["replicas"].is_null() {
         return Ok(());
     }
-    let Some(known) = api_of(&context.client, wanted).get_opt(&wanted.name_any()).await? else { return Ok(()) };
-    let replicas = json!({"f:spec": {"f:replicas": {}}});
-    if known.managed_fields().iter().any(|fields| names::owns(fields, FIELD_MANAGER, &replicas)) {
+    if let Some(known) = api_of(&context.client, wanted).get_opt(&wanted.name_any()).await? {
         let mut kept = wanted.clone();
+        // Only of the very object that was read, and as it was read.
+        kept.metadata.uid = known.uid();
+        kept.metadata.resource_version = known.resource_version();
         kept.metadata.labels = None;
         kept.metadata.owner_references = None;
         kept.data = json!({"spec": {"replicas": known.data["spec"]["replicas"]}});

@@ -2,7 +2,8 @@
 //! end of another pipeline that stood in its way. Only what nobody tells of is looked at every now and then: a topic in Kafka
 //! that is not as it should be, a Service that a processor names.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -94,7 +95,7 @@ impl Place {
         let made = || watcher::Config::default().labels(PIPELINE_LABEL);
         let controller = Controller::new(self.api::<Stored>(), every());
         let store = controller.store();
-        let pipelines = store.clone();
+        let (pipelines, known_topics) = (store.clone(), KnownTopics::default());
         // Of everything but the pipelines only the metadata is watched: whoever is woken reads what it needs.
         let controller = controller
             .owns(self.api::<Deployment>(), made())
@@ -107,7 +108,7 @@ impl Place {
                 Some(ObjectRef::new(pipeline).within(&pod.namespace()?))
             })
             .watches(self.api::<PartialObjectMeta<ErrorHandlingPipeline>>(), every(), move |changed| {
-                concerned(&pipelines, &changed)
+                concerned(&pipelines, &known_topics, &changed)
             });
         let Some(Strimzi { kafka, kafka_topic }) = strimzi else { return controller };
         let pipelines = store.clone();
@@ -118,7 +119,11 @@ impl Place {
         let uses_topic = move |topic: PartialObjectMeta<DynamicObject>| {
             let (name, namespace) = (topic.name_any(), topic.namespace());
             let names = |of: &ErrorHandlingPipeline| of.topic_names().iter().any(|of| names::kafka_topic(of) == name);
-            those(&store, |of| of.namespace() == namespace && names(of))
+            let has = |of: &ErrorHandlingPipeline| {
+                let mut topics = of.status.iter().flat_map(|status| &status.topics);
+                topics.any(|topic| topic.kafka_topic.as_ref() == Some(&name))
+            };
+            those(&store, |of| of.namespace() == namespace && (names(of) || has(of)))
         };
         controller.watches_with(self.dynamic_api(kafka), kafka.clone(), every(), uses_kafka).watches_with(
             self.dynamic_api(kafka_topic),
@@ -145,15 +150,31 @@ impl Place {
     }
 }
 
-/// The pipelines that a change of another one may concern: those in whose way one stood, and those that may share a topic.
-fn concerned(pipelines: &Store<Stored>, changed: &PartialObjectMeta<ErrorHandlingPipeline>) -> Vec<ObjectRef<Stored>> {
+/// The topics of each pipeline as they were last seen, by its uid.
+type KnownTopics = Mutex<HashMap<Option<String>, Vec<String>>>;
+
+/// The pipelines that a change of another one concerns: those that share a topic with what it was or is, and those that one
+/// stood in the way of.
+fn concerned(
+    pipelines: &Store<Stored>,
+    known: &KnownTopics,
+    changed: &PartialObjectMeta<ErrorHandlingPipeline>,
+) -> Vec<ObjectRef<Stored>> {
     let changed_ref = ObjectRef::new(&changed.name_any()).within(&changed.namespace().unwrap_or_default());
-    let topics = pipelines.get(&changed_ref).and_then(|stored| stored.0.as_ref().ok().map(|it| it.topic_names()));
-    let shares = |of: &ErrorHandlingPipeline| match &topics {
-        Some(topics) => of.topic_names().iter().any(|topic| topics.contains(topic)),
-        // It is gone, and its topics are not known any more; dead letter topics that are shared have names of their own.
-        None => of.spec.dlt.topic.name.is_some() || of.spec.retry.rules.iter().any(|rule| rule.dlt.is_some()),
+    let stored = pipelines.get(&changed_ref).filter(|stored| stored.uid() == changed.uid());
+    let now = stored.and_then(|stored| stored.0.as_ref().ok().map(ErrorHandlingPipeline::topic_names));
+    let before = {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &now {
+            Some(topics) => known.insert(changed.uid(), topics.clone()),
+            None => known.remove(&changed.uid()),
+        }
     };
+    if before == now {
+        return vec![];
+    }
+    let topics = [before, now].into_iter().flatten().flatten().collect::<BTreeSet<_>>();
+    let shares = |of: &ErrorHandlingPipeline| of.topic_names().iter().any(|topic| topics.contains(topic));
     those(pipelines, |of| of.uid() != changed.uid() && (status::has_conflict(of) || shares(of)))
 }
 

@@ -68,8 +68,8 @@ pub enum TopicFound {
     InKafka(TopicShape),
     /// A KafkaTopic.
     Object(Box<DynamicObject>),
-    /// No KafkaTopic; whether Kafka has it could not be found out.
-    Unknown(String),
+    /// No KafkaTopic; whether Kafka has it could not be found out, with a reason and a message.
+    Unknown(&'static str, String),
 }
 
 /// Reads everything that the pipeline refers to.
@@ -121,11 +121,11 @@ async fn topics_of(
         let topic_found = match known {
             Some(known) => TopicFound::Object(known.into()),
             None => match &unanswered {
-                Some(error) => TopicFound::Unknown(String::clone(error)),
+                Some(error) => TopicFound::Unknown("KafkaUnreachable", String::clone(error)),
                 None => in_kafka(sight, &address, &topic).await,
             },
         };
-        if let TopicFound::Unknown(error) = &topic_found {
+        if let TopicFound::Unknown("KafkaUnreachable", error) = &topic_found {
             unanswered = Some(error.clone());
         }
         found.insert(topic, topic_found);
@@ -153,7 +153,7 @@ async fn in_kafka(sight: &impl Sight, address: &str, topic: &str) -> TopicFound 
     match described {
         Ok(None) => TopicFound::Absent,
         Ok(Some(shape)) => TopicFound::InKafka(shape),
-        Err(error) => TopicFound::Unknown(with_causes(&error)),
+        Err(error) => TopicFound::Unknown(error.reason(), with_causes(&error)),
     }
 }
 

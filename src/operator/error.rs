@@ -24,6 +24,14 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// An object of that name goes, or is of a pipeline of the same name that is gone.
+    #[error("{kind} `{name}` is still there from before")]
+    Leftover {
+        /// The kind.
+        kind: String,
+        /// The name.
+        name: String,
+    },
     /// Another replica acts now.
     #[error("the lease was lost")]
     LeaseLost,
@@ -36,8 +44,8 @@ impl Error {
             Self::Api(kube::Error::Api(status)) if status.code == 403 => "Forbidden",
             Self::Api(kube::Error::Api(status)) if status.is_conflict() => "Conflict",
             Self::Api(_) | Self::Timeout => "ApiServerError",
-            Self::Topics(_) => "KafkaUnreachable",
-            Self::NameTaken { .. } => "NameTaken",
+            Self::Topics(error) => error.reason(),
+            Self::NameTaken { .. } | Self::Leftover { .. } => "NameTaken",
             Self::LeaseLost => "LeaseLost",
         }
     }
@@ -45,7 +53,8 @@ impl Error {
     /// For conditions: with its causes, on one line.
     pub fn in_words(&self) -> String {
         match self {
-            Self::Api(kube::Error::Api(status)) if status.code == 403 => {
+            // A quota and an admission policy forbid things, too.
+            Self::Api(kube::Error::Api(status)) if status.code == 403 && status.message.contains(" cannot ") => {
                 format!("the operator lacks a permission: {}", status.message)
             }
             Self::Api(kube::Error::Api(status)) => format!("the API server refused: {}", status.message),
@@ -53,28 +62,34 @@ impl Error {
         }
     }
 
-    /// Whether the next try may do better, without anybody doing anything.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Api(kube::Error::Api(status)) => status.code != 403 && status.code != 422,
-            Self::Api(_) | Self::Timeout => true,
-            _ => false,
-        }
-    }
-
-    /// Whether it is a matter of moments and no word to anybody: somebody else wrote at the same time, the namespace goes, or
-    /// another replica acts.
-    pub fn is_passing(&self) -> bool {
+    /// When the pipeline's user hears of it.
+    pub fn said(&self) -> Said {
         match self {
             Self::Api(kube::Error::Api(status)) => {
                 let causes = status.details.iter().flat_map(|details| &details.causes);
                 let is_ending = causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating");
-                status.is_conflict() || is_ending
+                match status.code {
+                    _ if status.is_conflict() || is_ending => Said::Never,
+                    403 | 422 => Said::AtOnce,
+                    _ => Said::AfterSome,
+                }
             }
-            Self::LeaseLost => true,
-            _ => false,
+            Self::Api(_) | Self::Timeout => Said::AfterSome,
+            Self::Topics(_) | Self::NameTaken { .. } => Said::AtOnce,
+            Self::Leftover { .. } | Self::LeaseLost => Said::Never,
         }
     }
+}
+
+/// When the user of a pipeline hears of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It is a matter of moments: somebody else wrote at the same time, the namespace goes, another replica acts.
+    Never,
+    /// One answer that fails says little; several in a row do.
+    AfterSome,
+    /// Somebody has to do something.
+    AtOnce,
 }
 
 /// An error with its causes, on one line. Some errors say their causes themselves: nothing is said twice.

@@ -17,7 +17,7 @@ pub fn stage_selector(pipeline: &str, stage: Stage) -> String {
     format!("{PIPELINE_LABEL}={pipeline},{STAGE_LABEL}={stage}")
 }
 
-/// The field manager of everything that the operator applies.
+/// The field manager of everything that the operator wants to be so.
 pub const FIELD_MANAGER: &str = "lazaret";
 
 /// The field manager of settings that a topic had before it was ours. They stay until somebody takes them out of the

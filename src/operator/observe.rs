@@ -42,7 +42,6 @@ pub struct StageState {
 
 /// The state of each topic, by what was found and what was applied since.
 pub fn topics(validated: &ValidatedPipeline, found: &Found, applied: &[DynamicObject]) -> Vec<TopicState> {
-    let strimzi = validated.object.spec.kafka.cluster.is_some();
     let state = |(plan, step): &(TopicPlan, TopicStep)| {
         let name = names::kafka_topic(&plan.name);
         let known = match found.topics.get(&*plan.name) {
@@ -55,7 +54,12 @@ pub fn topics(validated: &ValidatedPipeline, found: &Found, applied: &[DynamicOb
             TopicStep::Apply { .. } => applied.iter().find(|topic| topic.name_any() == name).and_then(topic_trouble),
             TopicStep::Leave => known.and_then(topic_trouble),
         };
-        let kafka_topic = (strimzi && (known.is_some() || matches!(step, TopicStep::Apply { .. }))).then_some(name);
+        // It may be called otherwise, when it is somebody else's.
+        let kafka_topic = match (known, step) {
+            (Some(known), _) => Some(known.name_any()),
+            (None, TopicStep::Apply { .. }) => Some(name),
+            (None, _) => None,
+        };
         TopicState { name: plan.name.to_string(), kafka_topic, trouble }
     };
     validated.topics.iter().map(state).collect()

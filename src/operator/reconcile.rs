@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::context::Context;
 use super::dereference::Stored;
-use super::error::Error;
+use super::error::{Error, Said};
 use super::events;
 use super::names::FIELD_MANAGER;
 use super::status::{self, Outcome};
@@ -27,7 +27,7 @@ use crate::domain::provenance::Stage;
 /// How long one reconcile may take: longer than any number of answers, shorter than a connection that nobody answers.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many failures in a row that may pass are nobody's business.
+/// How many failures in a row are not worth a word.
 const FAILURES_UNSAID: u32 = 2;
 
 /// When to look again whether an older pipeline has gone. Its end wakes this one; that of one in another namespace may not.
@@ -59,12 +59,13 @@ async fn run(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Result<A
     }
     let outcome = match outcome(context, object).await {
         Ok(outcome) => outcome,
-        Err(error) if error.is_passing() => return Err(error),
-        // One answer that fails says little; several in a row do.
-        Err(error) if error.may_pass() && context.failures(object.metadata.uid.as_ref()) < FAILURES_UNSAID => {
-            return Err(error);
-        }
         Err(error) => {
+            let failures = context.failures(object.metadata.uid.as_ref());
+            match error.said() {
+                Said::Never => return Err(error),
+                Said::AfterSome if failures < FAILURES_UNSAID => return Err(error),
+                Said::AfterSome | Said::AtOnce => {}
+            }
             // Best effort: the API server may be what does not answer.
             let failed = Outcome::Failed(error.reason(), error.in_words());
             if let Err(unsaid) = say(context, object, &failed).await {
@@ -88,12 +89,12 @@ async fn outcome(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Resu
     events::topics_made_anew(context, &validated, &found).await;
     let kafka_topics = apply::apply_topics(context, &validated).await?;
     let topics = observe::topics(&validated, &found, &kafka_topics);
-    let mut stages = stages(context, object).await?;
     // Workers that run are kept as asked for whatever becomes of the topics; new ones would only complain of their lack.
-    if stages.iter().all(Option::is_some) || topics.iter().all(|topic| topic.trouble.is_none()) {
+    let are_ready = topics.iter().all(|topic| topic.trouble.is_none());
+    if are_ready || stages(context, object).await?.iter().all(Option::is_some) {
         apply::apply_workers(context, &validated).await?;
-        stages = self::stages(context, object).await?;
     }
+    let stages = stages(context, object).await?;
     Ok(Outcome::Applied { topics, stages, warning: validate::warning(&found) })
 }
 
@@ -110,7 +111,8 @@ fn next(outcome: &Outcome) -> Action {
         Outcome::Invalid(validate::CONFLICT, _) => return Action::requeue(CONFLICT_INTERVAL),
         _ => return Action::await_change(),
     };
-    let is_unseen = |reason: &str| ["KafkaUnreachable", "TopicNotFound", "TopicDiffers"].contains(&reason);
+    let is_unseen =
+        |reason: &str| ["KafkaUnreachable", "KafkaRefused", "TopicNotFound", "TopicDiffers"].contains(&reason);
     if topics.iter().filter_map(|topic| topic.trouble.as_ref()).any(|(reason, _)| is_unseen(reason)) {
         return Action::requeue(UNSEEN_INTERVAL);
     }

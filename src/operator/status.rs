@@ -45,7 +45,12 @@ type Verdict = (bool, String, String);
 /// The status that says so. What does not change keeps its transition time.
 pub fn status(object: &ErrorHandlingPipeline, outcome: &Outcome, now: Timestamp) -> ErrorHandlingPipelineStatus {
     let before = object.status.clone().unwrap_or_default();
-    let mut status = ErrorHandlingPipelineStatus { observed_generation: object.metadata.generation, ..before.clone() };
+    // What failed on the way was not done: whoever waits for it must not take it for done.
+    let observed_generation = match outcome {
+        Outcome::Failed(..) => before.observed_generation,
+        Outcome::Invalid(..) | Outcome::Applied { .. } => object.metadata.generation,
+    };
+    let mut status = ErrorHandlingPipelineStatus { observed_generation, ..before.clone() };
     let mut gone = None;
     let verdicts: Vec<(&str, Verdict)> = match outcome {
         Outcome::Invalid(reason, message) | Outcome::Failed(reason, message) => {
@@ -63,6 +68,10 @@ pub fn status(object: &ErrorHandlingPipeline, outcome: &Outcome, now: Timestamp)
                 (_, (false, ..)) => workers.clone(),
                 _ if consumer.is_some_and(|consumer| consumer.wanted == 0) => {
                     (true, READY.to_owned(), "no record is processed: the consumer is scaled to 0".to_owned())
+                }
+                _ if retry.is_some_and(|retry| retry.wanted == 0) => {
+                    let message = "records are processed, but none is tried again: the retry stage is scaled to 0";
+                    (true, READY.to_owned(), message.to_owned())
                 }
                 _ => (true, READY.to_owned(), "records are processed".to_owned()),
             };
@@ -97,11 +106,7 @@ pub fn unreadable(
     let verdict = (false, "InvalidSpec".to_owned(), message);
     let ready = condition(generation, &before.conditions, READY, verdict, now);
     let others = before.conditions.into_iter().filter(|condition| condition.type_ != READY);
-    ErrorHandlingPipelineStatus {
-        observed_generation: generation,
-        conditions: std::iter::once(ready).chain(others).collect(),
-        ..before
-    }
+    ErrorHandlingPipelineStatus { conditions: std::iter::once(ready).chain(others).collect(), ..before }
 }
 
 /// The condition of a type in a status.

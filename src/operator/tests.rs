@@ -207,6 +207,24 @@ fn a_kafka_topic_of_somebody_else_is_told_apart() {
 }
 
 #[test]
+fn how_long_retry_records_are_kept_is_never_shortened_by_itself() {
+    let retention = |more: &str, live: &str| {
+        let config = [("cleanup.policy", "delete"), ("retention.ms", live)];
+        let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let shape = TopicShape { partitions: Some(3), replicas: None, config };
+        let found = with_topic("orders.retry", TopicFound::InKafka(shape));
+        let validated = valid(&format!("{SMALL}\n{more}"), &found);
+        assert!(more.contains("config") || matches!(validated.topics[1].1, TopicStep::Apply { .. }));
+        validated.topics[1].0.config["retention.ms"].clone()
+    };
+    assert_eq!(retention("", "9999999999"), "9999999999");
+    assert_eq!(retention("", "-1"), "-1");
+    assert_eq!(retention("retry: {topic: {config: {retention.ms: 1000000}}}", "9999999999"), "1000000");
+    let validated = valid(SMALL, &found());
+    assert_eq!(validated.topics[1].0.config["retention.ms"], (7 * 86_400_000 + 360_000).to_string());
+}
+
+#[test]
 fn of_two_pipelines_the_older_one_does_not_know_of_the_younger() {
     let orders = Arc::new(pipeline("orders", SMALL));
     let mut other = pipeline("other", SMALL);
@@ -263,6 +281,18 @@ fn a_condition_that_does_not_change_keeps_its_time() {
     assert_eq!((&*fifth.0, &*fifth.1), ("False", "Forbidden"));
     assert_eq!(fifth.3.consumer.ready_replicas, 2);
     assert_eq!(status::find(&fifth.3, "WorkersReady").unwrap().status, "True");
+}
+
+#[test]
+fn what_failed_on_the_way_does_not_count_as_seen() {
+    let mut object = pipeline("orders", SMALL);
+    object.status = Some(status::status(&object, &applied(2, None), at(1)));
+    object.metadata.generation = Some(2);
+    let failed = status::status(&object, &Outcome::Failed("Forbidden", "no".into()), at(2));
+    assert_eq!(failed.observed_generation, Some(1), "whoever waits for the change must not take it for done");
+    assert_eq!(status::find(&failed, status::READY).unwrap().observed_generation, Some(2));
+    let invalid = status::status(&object, &Outcome::Invalid("InvalidSpec", "no".into()), at(2));
+    assert_eq!(invalid.observed_generation, Some(2));
 }
 
 #[test]

@@ -100,7 +100,9 @@ pub fn validate(object: &Arc<ErrorHandlingPipeline>, found: &Found) -> Result<Va
     check_conflicts(object, &found.others)?;
     let bootstrap_servers = bootstrap_servers(object, &found.kafka)?;
     let step = |(index, plan): (usize, &TopicPlan)| {
-        (plan.clone(), topic::step(object, plan, &pipeline.topics[..index], found))
+        let plan = topic::with_retention_kept(object, plan, found);
+        let step = topic::step(object, &plan, &pipeline.topics[..index], found);
+        (plan, step)
     };
     let topics = pipeline.topics.iter().enumerate().map(step).collect();
     let shared = shared(object, &found.others);
@@ -133,9 +135,13 @@ fn check_conflicts(object: &ErrorHandlingPipeline, others: &[Arc<Stored>]) -> Re
     Ok(())
 }
 
-/// The topics that other pipelines on the same Kafka use, too: dead letter topics.
-fn shared(object: &ErrorHandlingPipeline, others: &[Arc<Stored>]) -> BTreeSet<String> {
-    let others = others.iter().filter_map(|stored| stored.0.as_ref().ok());
+/// The topics that other pipelines on the same Kafka use, too. While there is one that cannot be read, these may be any.
+pub fn shared(object: &ErrorHandlingPipeline, others: &[Arc<Stored>]) -> BTreeSet<String> {
+    let mut nearby = others.iter().filter(|other| other.namespace() == object.namespace());
+    if nearby.any(|other| other.0.is_err()) {
+        return object.topic_names().into_iter().collect();
+    }
+    let others = others.iter().filter_map(|stored| stored.0.as_ref().ok()).filter(|other| other.uid() != object.uid());
     let others = others.filter(|other| is_on_same_kafka(other, object) && other.metadata.deletion_timestamp.is_none());
     let theirs: BTreeSet<_> = others.flat_map(ErrorHandlingPipeline::topic_names).collect();
     object.topic_names().into_iter().filter(|topic| theirs.contains(topic)).collect()

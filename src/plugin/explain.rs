@@ -140,7 +140,7 @@ fn counts(plan: &Plan) -> String {
 fn about_topic(topic: &TopicPlan, step: &TopicStep, found: &Found) -> String {
     let name = &topic.name;
     let found = found.topics.get(&**name);
-    if let Some(TopicFound::Unknown(error)) = found {
+    if let Some(TopicFound::Unknown(_, error)) = found {
         return format!(
             "topic `{name}`: whether it exists cannot be seen from here, but maybe by the operator: {error}"
         );

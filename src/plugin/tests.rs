@@ -195,7 +195,7 @@ async fn topics_that_cannot_be_seen_from_here_do_not_hide_the_rest() {
     let cluster = server.cluster();
     let object = cluster.pipeline("kafka", "orders").await.unwrap();
     let mut seen = look(&cluster, Asked::There(object)).await.unwrap();
-    seen.found.topics.insert("orders".into(), TopicFound::Unknown("no answer".into()));
+    seen.found.topics.insert("orders".into(), TopicFound::Unknown("KafkaUnreachable", "no answer".into()));
     let text = explain(&plan(&cluster, seen, Some("lazaret:1")).await.unwrap());
     let said = comments(&text);
     assert!(

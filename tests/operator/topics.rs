@@ -183,12 +183,8 @@ async fn a_take_over_that_is_interrupted_is_finished_later() {
 async fn a_kafka_topic_that_stands_for_the_topic_under_another_name_is_named() {
     in_site("alias", async |site| {
         let _operator = site.operator();
-        let spec = json!({"topicName": site.named("orders"), "partitions": 2, "config": {}});
-        site.apply(&kafka_topic(site, "my-orders", &spec)).await;
-        wait_for(&site.topics, "my-orders", "is Ready", |topic| {
-            crate::support::cluster::condition(topic, "Ready").filter(|(status, ..)| status == "True")
-        })
-        .await;
+        let alias = json!({"topicName": site.named("orders"), "partitions": 2, "config": {}});
+        site.apply(&kafka_topic(site, "my-orders", &alias)).await;
         site.apply(&site.pipeline("orders", "")).await;
         let message = site.reason("orders", "TopicConflict").await;
         assert!(message.contains("`my-orders`"), "{message}");
@@ -196,6 +192,46 @@ async fn a_kafka_topic_that_stands_for_the_topic_under_another_name_is_named() {
         // It is read all the same, when the pipeline does not want to manage it.
         site.merge("orders", json!({"spec": {"topic": {"manage": false}}})).await;
         site.reason("orders", "Ready").await;
+        let status = site.pipelines.get("orders").await.unwrap().status.unwrap();
+        assert_eq!(status.topics[0].kafka_topic.as_deref(), Some("my-orders"));
+        // When the other one goes, the pipeline makes its own.
+        site.merge("orders", json!({"spec": {"topic": {"manage": true}}})).await;
+        site.reason("orders", "TopicConflict").await;
+        site.topics.delete("my-orders", &Default::default()).await.unwrap();
+        site.reason("orders", "Ready").await;
+        assert!(site.topics.get_opt(&site.named("orders")).await.unwrap().is_some());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_cannot_run_does_not_take_what_others_share_or_what_is_elsewhere_with_it() {
+    in_site("broken", async |site| {
+        let _operator = site.operator();
+        let dlt = site.named("all.dlt");
+        let shared = format!("dlt: {{topic: {{name: {dlt}}}}}\ndeletionPolicy: Delete");
+        site.apply(&site.pipeline("first", &shared)).await;
+        site.reason("first", "Ready").await;
+        let owners = async |topic: &str| site.topics.get(topic).await.unwrap().owner_references().len();
+        assert_eq!([owners(&dlt).await, owners(&site.named("first")).await], [1, 1]);
+        // Its topics are on a Kafka that it no longer names, and the new one has no address.
+        site.apply(&site.kafka("elsewhere")).await;
+        site.merge("first", json!({"spec": {"kafka": {"cluster": "elsewhere"}}})).await;
+        site.reason("first", "KafkaNotReady").await;
+        assert_eq!([owners(&dlt).await, owners(&site.named("first")).await], [0, 0]);
+
+        site.apply(&site.pipeline("second", &shared)).await;
+        site.reason("second", "Ready").await;
+        let rules = json!({"spec": {"processor": {"rules": [{"when": "value.amount <", "error": "E"}]}}});
+        site.merge("second", rules).await;
+        site.reason("second", "InvalidSpec").await;
+        site.apply(&site.pipeline("third", &shared)).await;
+        wait_for(&site.topics, &dlt, "goes with nobody", |topic| topic.owner_references().is_empty().then_some(()))
+            .await;
+        site.pipelines.delete("second", &Default::default()).await.unwrap();
+        wait_until_gone(&site.topics, &site.named("second")).await;
+        site.reason("third", "Ready").await;
+        assert!(topics::partitions(&kafka_from_here(), &dlt).is_some());
     })
     .await;
 }

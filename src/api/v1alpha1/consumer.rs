@@ -27,7 +27,7 @@ pub struct Consumer {
     pub drain_timeout: Duration,
 
     /// How many workers read the topic; `kubectl scale ehp/NAME` sets it too. Default: not set; then there is one to begin
-    /// with, and whoever scales the Deployment decides: you, or an autoscaler.
+    /// with, and whoever scales the Deployment decides: you, or an autoscaler. Taken out again, the number stays until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,

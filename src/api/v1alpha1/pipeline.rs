@@ -61,7 +61,8 @@ pub struct ErrorHandlingPipelineSpec {
     pub delivery: Delivery,
 
     /// What becomes of the topics, with the records in them, when this object is deleted. `Retain` (default): they stay.
-    /// `Delete`: they are deleted too. A topic that Lazaret does not manage always stays.
+    /// `Delete`: they are deleted too. A topic that this object does not manage or no longer names always stays, and so does
+    /// one that other pipelines use. A change holds once `status.observedGeneration` has caught up.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 

@@ -56,7 +56,7 @@ pub struct Retry {
     pub in_place: InPlace,
 
     /// How many workers read the retry topic. Default: not set; then there is one to begin with, and whoever scales the
-    /// Deployment decides.
+    /// Deployment decides. Taken out again, the number stays until somebody scales.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,

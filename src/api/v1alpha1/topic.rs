@@ -37,7 +37,8 @@ pub struct Topic {
     pub manage: bool,
 
     /// What to do about a topic that exists already and differs from what is described here. `IfEqual` (default): leave
-    /// it alone and say what differs. `Force`: change it.
+    /// it alone and say what differs. `Force`: change it. On a Kafka that Strimzi does not run nothing says whose a topic is:
+    /// every change to one there takes `Force`.
     #[serde(default)]
     pub adopt: Adopt,
 }

@@ -16,6 +16,9 @@ use crate::operator::dereference::{Found, TopicFound};
 use crate::operator::names::{self, CARRIED_OVER, PIPELINE_LABEL};
 use crate::operator::strimzi;
 
+/// The setting that says how long records are kept, in milliseconds; -1 for ever.
+const RETENTION: &str = "retention.ms";
+
 /// What is to be done about a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TopicStep {
@@ -39,6 +42,27 @@ pub enum TopicStep {
     },
 }
 
+/// The plan of a topic, which for a retry topic that exists does not shorten how long its records are kept: some of them may
+/// be due later than any that the spec allows now. Whoever sets `retention.ms` means it.
+pub(super) fn with_retention_kept(object: &ErrorHandlingPipeline, plan: &TopicPlan, found: &Found) -> TopicPlan {
+    let mut plan = plan.clone();
+    if *plan.name != *object.retry_topic() || object.spec.retry.topic.config.contains_key(RETENTION) {
+        return plan;
+    }
+    let shape = match found.topics.get(&*plan.name) {
+        Some(TopicFound::Object(topic)) => strimzi::shape(topic),
+        Some(TopicFound::InKafka(shape)) => shape.clone(),
+        _ => return plan,
+    };
+    let lasts = |config: &BTreeMap<String, String>| config.get(RETENTION)?.parse::<i64>().ok();
+    if let (Some(kept), Some(planned)) = (lasts(&shape.config), lasts(&plan.config))
+        && (kept < 0 || kept > planned)
+    {
+        plan.config.insert(RETENTION.to_owned(), kept.to_string());
+    }
+    plan
+}
+
 /// Decides about a topic; `before` are those of the pipeline that come first.
 pub(super) fn step(object: &ErrorHandlingPipeline, plan: &TopicPlan, before: &[TopicPlan], found: &Found) -> TopicStep {
     let strimzi = object.spec.kafka.cluster.is_some();
@@ -52,10 +76,9 @@ pub(super) fn step(object: &ErrorHandlingPipeline, plan: &TopicPlan, before: &[T
     }
     match found.topics.get(&*plan.name) {
         None => TopicStep::Leave,
-        Some(TopicFound::Unknown(error)) => TopicStep::Refuse {
-            reason: "KafkaUnreachable",
-            message: format!("cannot find out which topics exist: {error}"),
-        },
+        Some(TopicFound::Unknown(reason, error)) => {
+            TopicStep::Refuse { reason, message: format!("cannot find out which topics exist: {error}") }
+        }
         Some(TopicFound::Absent) if !plan.manage => TopicStep::Refuse {
             reason: "TopicNotFound",
             message: format!(
@@ -82,7 +105,13 @@ fn adopt_topic(object: &ErrorHandlingPipeline, plan: &TopicPlan, shape: &TopicSh
 
 /// A topic of a Kafka that Strimzi does not run. Nothing there says whose it is, so every change of it has to be asked for.
 fn alter(object: &ErrorHandlingPipeline, plan: &TopicPlan, shape: &TopicShape) -> TopicStep {
-    match refusal(object, plan, shape, plan.force, "topic") {
+    // A retry topic whose records were deleted before they are due would lose them: that is no matter of taste.
+    let only_longer = *plan.name == *object.retry_topic() && {
+        let wanted = BTreeMap::from([(RETENTION.to_owned(), plan.config.get(RETENTION).cloned().unwrap_or_default())]);
+        let rest = TopicPlan { config: wanted, ..plan.clone() };
+        differences(plan, shape) == differences(&rest, shape)
+    };
+    match refusal(object, plan, shape, plan.force || only_longer, "topic") {
         Some(refused) => refused,
         None if differences(plan, shape).is_empty() => TopicStep::Leave,
         None => TopicStep::Alter(shape.clone()),

@@ -31,7 +31,7 @@ pub(super) fn steps(object: &ErrorHandlingPipeline, stages: &[Option<StageState>
             let listeners = "jsonpath='{.status.listeners[*].name}'";
             vec![format!("kubectl get kafka -n {namespace} {kafka} -o {listeners}"), edit()]
         }
-        "KafkaUnreachable" => kafka_pods().into_iter().collect(),
+        "KafkaUnreachable" | "KafkaRefused" => kafka_pods().into_iter().collect(),
         // Strimzi's topic operator is among the pods of its Kafka.
         "TopicPending" => about_topics(object).into_iter().chain(kafka_pods()).collect(),
         "TopicNotReady" | "TopicDeleting" => about_topics(object),
