@@ -200,10 +200,8 @@ async fn strimzi_is_upgraded_under_the_running_operator(node: &Node) {
 
 async fn the_chart_is_upgraded_and_removed_and_pipelines_stay(node: &Node) {
     node.types("tests/bed/install.sh --set replicas=1 >/dev/null");
-    assert_eq!(
-        node.types("kubectl get pods -n lazaret --no-headers --field-selector=status.phase=Running | wc -l").trim(),
-        "1"
-    );
+    let asked_for = node.types("kubectl get deployment lazaret -n lazaret -o jsonpath={.spec.replicas}");
+    assert_eq!(asked_for, "1");
     node.ready().await;
     node.types("helm uninstall lazaret -n lazaret --wait");
     let crds: Api<CustomResourceDefinition> = Api::all(node.client.clone());
