@@ -40,6 +40,7 @@ use kube::Client;
 use kube::client::ClientBuilder;
 use tracing::{info, warn};
 
+use error::with_causes;
 use lease::Lease;
 use metrics::Metrics;
 use strimzi::Strimzi;
@@ -66,11 +67,11 @@ pub struct OperatorSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// Neither a kubeconfig nor the account of a pod was found.
-    #[error("no cluster is configured: run in a pod with a service account, or have a kubeconfig")]
-    Config(#[source] kube::Error),
+    #[error("no cluster is configured: run in a pod with a service account, or have a kubeconfig ({0})")]
+    Config(String),
     /// The client could not be made.
-    #[error("the client for the API server could not be made")]
-    Client(#[source] kube::Error),
+    #[error("the client for the API server could not be made: {0}")]
+    Client(String),
     /// The address for health and metrics cannot be had.
     #[error("cannot listen on {address}")]
     Listen {
@@ -84,9 +85,10 @@ pub enum OperatorError {
 
 /// Works until `shutdown` ends, and then lets another replica take over at once.
 pub async fn run(settings: OperatorSettings, shutdown: impl Future<Output = ()>) -> Result<(), OperatorError> {
-    let config = kube::Config::infer().await.map_err(|error| OperatorError::Config(kube::Error::InferConfig(error)))?;
+    // What kube says of an error has its causes in it already.
+    let config = kube::Config::infer().await.map_err(|error| OperatorError::Config(with_causes(&error)))?;
     let metrics = Arc::new(Metrics::default());
-    let builder = ClientBuilder::try_from(config).map_err(OperatorError::Client)?;
+    let builder = ClientBuilder::try_from(config).map_err(|error| OperatorError::Client(with_causes(&error)))?;
     let client = builder.with_layer(&metrics::count_requests(&metrics)).build();
     // Two processes may have one name: a container that restarts has that of the one before.
     let identity = format!("{}-{:08x}", settings.name, rand::random::<u32>());

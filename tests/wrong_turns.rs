@@ -246,3 +246,10 @@ async fn a_log_that_nobody_reads_any_more_does_not_keep_the_work_from_being_done
     bash(&format!("kill -INT {}", child.id()));
     assert!(child.wait().unwrap().success(), "it drains and ends as if the log were read");
 }
+
+#[test]
+fn an_operator_without_a_cluster_or_an_address_says_so_and_ends() {
+    let (code, error) = asked(None, &["operator", "--worker-image", "x"]);
+    assert_eq!(code, Some(1));
+    assert!(error.starts_with("lazaret: no cluster is configured: run in a pod with a service account"), "{error}");
+}
