@@ -248,7 +248,7 @@ async fn a_log_that_nobody_reads_any_more_does_not_keep_the_work_from_being_done
 }
 
 #[test]
-fn an_operator_without_a_cluster_or_an_address_says_so_and_ends() {
+fn an_operator_without_a_cluster_says_so_and_ends() {
     let (code, error) = asked(None, &["operator", "--worker-image", "x"]);
     assert_eq!(code, Some(1));
     assert!(error.starts_with("lazaret: no cluster is configured: run in a pod with a service account"), "{error}");
