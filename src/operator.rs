@@ -24,7 +24,7 @@ mod metrics;
 pub(crate) mod names;
 pub(crate) mod observe;
 mod reconcile;
-mod release;
+pub(crate) mod release;
 pub(crate) mod status;
 pub(crate) mod strimzi;
 pub(crate) mod validate;

@@ -13,7 +13,7 @@ use support::engine::Engine;
 use support::pipeline::pipeline;
 use support::processor::Endpoint;
 use support::topics::{Seen, commit, committed, producer, read_all, write, write_to};
-use support::{Broker, eventually, unique};
+use support::{Broker, eventually, stays, unique};
 
 const RULES: &str = "
 processor: {rules: [{when: value.amount < 0, error: 'ValidationException: Invalid amount'}]}
@@ -366,10 +366,8 @@ async fn a_backlog_beyond_the_memory_cap_waits_in_kafka_and_then_flows_without_a
     let cap = lazaret::worker::load::STAGE_BYTES;
     eventually("the cap is reached", async || (held() > cap * 9 / 10).then_some(())).await;
     // Long enough for as much again to have come in, had the partitions not been paused.
-    for _ in 0..40 {
-        tokio::time::sleep(Duration::from_millis(25)).await;
-        assert!(held() < cap + (8 << 20), "{} of {cap} bytes held", held());
-    }
+    let within = async || held() < cap + (8 << 20);
+    assert!(stays(Duration::from_secs(1), "no more is held than the cap allows", within).await);
     endpoint.let_go();
     engine.settled(1_200).await;
     assert_eq!(endpoint.calls().len(), 1_200, "a pause neither loses a record nor brings it twice");

@@ -246,6 +246,33 @@ fn of_two_pipelines_the_older_one_does_not_know_of_the_younger() {
     assert!(validate(&orders, &with(&other)).is_ok(), "it is another Kafka");
 }
 
+#[test]
+fn topics_are_released_when_they_are_to_outlive_their_pipeline_and_only_then() {
+    let labels = |cluster: &str| json!({"strimzi.io/cluster": cluster, "lazaret.dev/pipeline": "orders"});
+    let owner = json!([{"apiVersion": "v", "kind": "ErrorHandlingPipeline", "name": "orders", "uid": "uid-of-orders"}]);
+    let topic = |name: &str, cluster: &str, owners: &Value| -> kube::api::PartialObjectMeta<kube::api::DynamicObject> {
+        let metadata = json!({"name": name, "namespace": "shop", "labels": labels(cluster), "ownerReferences": owners});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    };
+    let released =
+        |more: &str, others: &[Arc<super::dereference::Stored>], name: &str, cluster: &str, owners: &Value| {
+            let object = pipeline("orders", &format!("{SMALL}\n{more}"));
+            let releases = super::release::releases(&object, others, &[topic(name, cluster, owners)]);
+            releases.first().map(|release| release.is_managed)
+        };
+    let (delete, none) = ("deletionPolicy: Delete", json!([]));
+    assert_eq!(released(delete, &[], "orders", "main", &owner), None);
+    assert_eq!(released("", &[], "orders", "main", &none), None);
+    assert_eq!(released("", &[], "orders", "main", &owner), Some(true), "the policy has changed");
+    assert_eq!(released(delete, &[], "orders", "other", &owner), Some(false), "it is on another Kafka");
+    assert_eq!(released(delete, &[], "old.dlt", "main", &owner), Some(false), "the spec no longer names it");
+    let other = SMALL.replace("name: orders", "name: bills");
+    let other = pipeline("bills", &format!("{other}\ndlt: {{topic: {{name: orders.dlt}}}}"));
+    let sharing = [Arc::new(DeserializeGuard(Ok(other)))];
+    assert_eq!(released(delete, &sharing, "orders.dlt", "main", &owner), Some(true), "another one needs it");
+    assert_eq!(released(delete, &sharing, "orders.retry", "main", &owner), None);
+}
+
 fn applied(ready: i32, trouble: Option<&str>) -> Outcome {
     let topic = TopicState {
         name: "orders".into(),

@@ -13,8 +13,8 @@ use crate::domain::topic::differences;
 use crate::operator::dereference::{Found, TopicFound};
 use crate::operator::error::Error;
 use crate::operator::names;
-use crate::operator::validate::warning;
-use crate::operator::validate::{TopicStep, ValidatedPipeline};
+use crate::operator::release::Release;
+use crate::operator::validate::{TopicStep, ValidatedPipeline, warning};
 
 /// What the operator would do about a pipeline.
 pub struct Plan {
@@ -32,6 +32,8 @@ pub struct Plan {
     pub objects: Vec<Planned>,
     /// The Services that would be deleted.
     pub unwanted: Vec<String>,
+    /// The KafkaTopics that would be released.
+    pub released: Vec<Release>,
 }
 
 /// An object that would be applied.
@@ -57,7 +59,9 @@ impl Planned {
         let (wanted, live) = (value(&self.wanted), value(live));
         let mut found = changes(&wanted, &live);
         for change in given_up(&wanted, &live) {
-            if found.iter().all(|known| known.path != change.path) {
+            // A number of workers that the spec no longer names stays until somebody scales.
+            let stays = self.kind() == "Deployment" && change.path == "spec.replicas";
+            if !stays && found.iter().all(|known| known.path != change.path) {
                 found.push(change);
             }
         }
@@ -124,6 +128,12 @@ fn heading(plan: &Plan) -> Vec<String> {
     lines.extend(
         plan.unwanted.iter().map(|name| format!("Service `{name}` would be deleted: nothing asks for it any more")),
     );
+    lines.extend(plan.released.iter().map(|Release { name, is_managed, .. }| match is_managed {
+        true => format!("KafkaTopic `{name}` would no longer go with the pipeline"),
+        false => format!(
+            "KafkaTopic `{name}` would be let go, and stay as it is: the pipeline no longer names or manages it"
+        ),
+    }));
     lines
 }
 

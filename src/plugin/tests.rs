@@ -46,6 +46,7 @@ impl Server {
         server.list("/apis/lazaret.dev/v1alpha1/errorhandlingpipelines", vec![pipeline.clone()]);
         server.has(&format!("{PIPELINES}/orders"), pipeline.clone());
         server.list("/api/v1/namespaces/kafka/services", vec![]);
+        server.list("/apis/kafka.strimzi.io/v1/namespaces/kafka/kafkatopics", vec![]);
         for name in ["orders", "orders.retry", "orders.dlt"] {
             server.topic(name, &json!({"partitions": 3, "config": {}}));
         }
@@ -187,6 +188,16 @@ async fn what_is_as_it_would_be_applied_stays() {
     let text = explained(&server, Some("lazaret:1")).await.unwrap();
     assert!(comments(&text).contains(&"KafkaTopic `orders.dlt` would stay as it is"), "{text}");
     assert!(!text.contains("All but the topics"), "no topic is missing\n{text}");
+}
+
+#[tokio::test]
+async fn a_topic_that_would_be_let_go_is_named() {
+    let server = Server::with(&pipeline(json!({})));
+    let labels = json!({"strimzi.io/cluster": "main", "lazaret.dev/pipeline": "orders"});
+    let old = json!({"metadata": {"name": "old.dlt", "namespace": "kafka", "labels": labels}});
+    server.list("/apis/kafka.strimzi.io/v1/namespaces/kafka/kafkatopics", vec![old]);
+    let text = explained(&server, Some("lazaret:1")).await.unwrap();
+    assert!(comments(&text).iter().any(|line| line.starts_with("KafkaTopic `old.dlt` would be let go")), "{text}");
 }
 
 #[tokio::test]

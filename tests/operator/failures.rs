@@ -104,21 +104,26 @@ async fn an_api_server_that_refuses_each_write_a_few_times_is_asked_again() {
         });
         let operator = site.operator_with(&site.namespace, &proxy.kubeconfig);
         site.apply(&site.pipeline("orders", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
-        let mut change = 0;
-        eventually("each write was let through in the end", async || {
-            // A failure waits longer each time; a change of the spec is looked at without waiting.
+        let is_ready = async || {
+            let status = site.pipelines.get("orders").await.ok()?.status?;
+            let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+            (ready.status == "True").then_some(())
+        };
+        let (mut change, mut failures) = (0, 0);
+        while is_ready().await.is_none() {
+            // Each failure makes the operator wait longer; a change of the spec is looked at at once.
             change += 1;
             site.merge("orders", json!({"spec": {"retry": {"maxAttempts": change % 9 + 1}}})).await;
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-            let status = site.pipelines.get("orders").await.ok()?.status?;
-            status
-                .conditions
-                .iter()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-                .then_some(())
-        })
-        .await;
+            eventually("another failure, or all is well", async || {
+                let now = operator.grep(&["could not be reconciled"]).len();
+                let has_failed = now > failures;
+                failures = now;
+                if has_failed { Some(()) } else { is_ready().await }
+            })
+            .await;
+        }
         site.reason("orders", "Ready").await;
+        assert!(failures >= 20, "more than ten writes were refused twice and more, but only {failures} failed");
         assert!(operator.grep(&["panicked"]).is_empty());
     })
     .await;
@@ -221,14 +226,28 @@ async fn an_expression_that_does_not_compile_is_named_and_mended() {
     .await;
 }
 
+async fn is_there<K>(api: &Api<K>, name: &str)
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + serde::Serialize + Send + 'static,
+{
+    crate::support::cluster::wait_for(api, name, "is there", |_| Some(())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_is_deleted_while_it_is_being_made_leaves_nothing_but_its_topics() {
     in_site("fleeting", async |site| {
         let operator = site.operator();
-        for pause in (0..8).map(|n| std::time::Duration::from_millis(60 * n)) {
+        // At once, and then further and further on the way.
+        for step in 0..4 {
             site.apply(&site.pipeline("orders", "")).await;
-            tokio::time::sleep(pause).await;
+            match step {
+                0 => {}
+                1 => is_there(&site.topics, &site.named("orders.dlt")).await,
+                2 => is_there(&site.deployments, "orders-consumer").await,
+                _ => is_there(&site.deployments, "orders-retry").await,
+            }
             site.pipelines.delete("orders", &Default::default()).await.unwrap();
+            wait_until_gone(&site.deployments, "orders-consumer").await;
         }
         wait_until_gone(&site.deployments, "orders-consumer").await;
         wait_until_gone(&site.deployments, "orders-retry").await;

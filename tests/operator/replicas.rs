@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::site::{Site, in_site, kubeconfig, metric};
 use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::wait_for;
+use crate::support::comes_to_rest;
 use crate::support::lazaret::Lazaret;
 
 async fn holder(site: &Site) -> Option<String> {
@@ -142,11 +143,8 @@ async fn nothing_is_written_and_nobody_reconciled_without_a_cause() {
             (other, deployment)
         };
         // What follows a change takes a moment to come to rest: the last write is seen, and reconciled once more.
-        let before = crate::support::eventually("it comes to rest", async || {
-            let before = (metric(&mut operator, "lazaret_operator_reconciles_total"), versions().await);
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let after = (metric(&mut operator, "lazaret_operator_reconciles_total"), versions().await);
-            (before == after).then_some(after)
+        let before = comes_to_rest(Duration::from_secs(2), "nothing is reconciled any more", async || {
+            (metric(&mut operator, "lazaret_operator_reconciles_total"), versions().await)
         })
         .await;
         site.merge("one", json!({"spec": {"retry": {"maxAttempts": 3}}})).await;

@@ -10,10 +10,11 @@ pub mod pipeline;
 pub mod processor;
 pub mod topics;
 
+use std::fmt::Debug;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::lazaret as lazaret_lib;
 use lazaret_lib::kafka::connection::Connection;
@@ -92,4 +93,31 @@ pub async fn eventually_within<T, F: AsyncFnMut() -> Option<T>>(deadline: Durati
     };
     let answer = tokio::time::timeout(deadline, answered).await;
     answer.unwrap_or_else(|_| panic!("waited {deadline:?} in vain: {what}"))
+}
+
+/// Watches something that must stay as it is, for as long as one can wait for it not to change.
+pub async fn stays<T: PartialEq + Debug>(period: Duration, what: &str, mut probe: impl AsyncFnMut() -> T) -> T {
+    let first = probe().await;
+    let mut every = tokio::time::interval(period / 40);
+    let watched = async {
+        loop {
+            every.tick().await;
+            assert_eq!(probe().await, first, "{what}");
+        }
+    };
+    let _: Result<(), _> = tokio::time::timeout(period, watched).await;
+    first
+}
+
+/// Waits until something has not changed for a while, and returns it.
+pub async fn comes_to_rest<T: PartialEq + Clone>(period: Duration, what: &str, mut probe: impl AsyncFnMut() -> T) -> T {
+    let mut last = (probe().await, Instant::now());
+    eventually(what, async || {
+        let now = probe().await;
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() >= period).then(|| last.0.clone())
+    })
+    .await
 }

@@ -20,6 +20,7 @@ use crate::operator::apply::{api_of, is_owned, unwanted_services};
 use crate::operator::build::{build_kafka_topics, build_workers, deployment_name};
 use crate::operator::dereference::Stored;
 use crate::operator::dereference::{Found, Sight, TopicFound, dereference};
+use crate::operator::release::{labelled_topics, releases};
 use crate::operator::strimzi::{self, Strimzi};
 use crate::operator::validate::{ValidatedPipeline, validate};
 use crate::plugin::cluster::Cluster;
@@ -157,7 +158,14 @@ pub async fn plan(cluster: &Cluster, seen: Seen, image: Option<&str>) -> Result<
     let wanted: Vec<_> = objects.iter().map(|planned| planned.wanted.clone()).collect();
     let unwanted = unwanted_services(&cluster.client, &validated, &wanted).await;
     let unwanted = unwanted.map_err(|error| PluginError::of_operator(&error, &cluster.url))?;
-    Ok(Plan { validated, found, is_there, all_seen, image, objects, unwanted })
+    let released = match strimzi.as_ref().filter(|_| is_there) {
+        Some(strimzi) => {
+            let labelled = labelled_topics(&cluster.client, &strimzi.kafka_topic, &object).await;
+            releases(&object, &found.others, &labelled.map_err(cluster.failed())?)
+        }
+        None => vec![],
+    };
+    Ok(Plan { validated, found, is_there, all_seen, image, objects, unwanted, released })
 }
 
 /// The pipelines that may stand in the way of one, and whether these are all: those on the same Kafka.
