@@ -1,9 +1,12 @@
-//! Where logs go and what they look like: text for a person, JSON for a pod's log collector.
+//! Where logs go and what they look like: text for a person, JSON for a pod's log collector. And what metrics are served as.
 
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
+
+/// The media type of metrics in the format of OpenMetrics 1.0.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What a line of the log looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,4 +1,4 @@
-//! What every reconcile shares, and what can go wrong in one.
+//! What every reconcile shares.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -11,8 +11,7 @@ use tracing::{error, info};
 use super::OperatorError;
 use super::lease::Lease;
 use super::metrics::Metrics;
-
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::telemetry::OPEN_METRICS;
 
 /// Listens, and returns what serves. A replica that stands by is ready too: it can take over.
 pub async fn listen(

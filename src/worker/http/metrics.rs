@@ -8,9 +8,7 @@ use axum::response::IntoResponse;
 use prometheus_client::encoding::text;
 
 use super::Api;
-
-/// What [`text::encode`] writes.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::telemetry::OPEN_METRICS;
 
 /// Shows the metrics in the OpenMetrics text format.
 #[utoipa::path(get, path = "/metrics", tag = "counts", responses(
