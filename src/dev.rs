@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rdkafka::error::KafkaError;
 use tracing::info;
 
-use crate::domain::pipeline::{Pipeline, TopicPlan};
+use crate::domain::pipeline::{Delivery, Pipeline, TopicPlan};
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::kafka::embedded::EmbeddedBroker;
@@ -58,7 +58,12 @@ pub struct Dev {
 impl Dev {
     /// Opens the HTTP API. Nothing is read before [`start`](Self::start).
     pub async fn open(settings: DevSettings) -> Result<Self, DevError> {
-        let pipelines: Vec<_> = settings.pipelines.into_iter().map(Arc::new).collect();
+        let mut pipelines = settings.pipelines;
+        if settings.bootstrap_servers.is_none() {
+            // The embedded broker knows no transactions.
+            pipelines.iter_mut().for_each(|pipeline| pipeline.delivery = Delivery::AtLeastOnce);
+        }
+        let pipelines: Vec<_> = pipelines.into_iter().map(Arc::new).collect();
         let (broker, connection) = match settings.bootstrap_servers {
             Some(address) => (None, Connection::new(address)),
             None => {
@@ -96,10 +101,13 @@ impl Dev {
         };
         let mut text = format!("\n  HTTP API    {api}  (stats, metrics, health, openapi.json)\n");
         let _ = writeln!(text, "  Kafka       {kafka}  ({kind})");
-        let _ = writeln!(text, "  delivery    at least once");
         for pipeline in &self.pipelines {
             let topics: Vec<_> = pipeline.topics.iter().map(|t| format!("{} ({})", t.name, t.partitions)).collect();
-            let _ = writeln!(text, "  {:<11} {}", pipeline.name, topics.join(", "));
+            let delivery = match pipeline.delivery {
+                Delivery::ExactlyOnce => "exactly once",
+                Delivery::AtLeastOnce => "at least once",
+            };
+            let _ = writeln!(text, "  {:<11} {}  (delivery {delivery})", pipeline.name, topics.join(", "));
         }
         let _ = writeln!(text, "\nTry next:");
         if let Some(pipeline) = self.pipelines.iter().find(|pipeline| pipeline.ingress.is_some()) {

@@ -21,6 +21,8 @@
 //! | [`due_queue`] | which record is due next |
 //! | [`offsets`] | which offset is safe to commit |
 //! | [`commit_metadata`] | finished offsets above the committed one, as text |
+//! | [`rebalance`] | which steps are one rebalance |
+//! | [`round`] | what may be routed together, and what is committed with it |
 //! | [`switch`] | which of several settings of a switch holds |
 
 pub mod commit_metadata;
@@ -35,7 +37,9 @@ pub mod offsets;
 pub mod pipeline;
 pub mod policy;
 pub mod provenance;
+pub mod rebalance;
 pub mod record;
+pub mod round;
 pub mod rules;
 pub mod switch;
 pub mod time;

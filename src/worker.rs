@@ -7,8 +7,8 @@
 //!            (retry stage: hold until due)               (write where needed, then finish)
 //! ```
 //!
-//! `source` is the only thread that touches the consumer, `group` serves its rebalances, `partition` is the task of one
-//! assigned partition, and `settle` is the only place that finishes an offset. The rules that they follow are in
+//! `source` is the only thread that reads, `group` serves its rebalances, `partition` is the task of one assigned
+//! partition, and `settle` is the only place that finishes an offset and commits, through `writer` and `member`. The rules that they follow are in
 //! [`crate::domain`].
 
 pub mod clock;
@@ -17,6 +17,7 @@ mod fail;
 mod group;
 pub mod http;
 pub mod load;
+mod member;
 pub mod metrics;
 mod partition;
 pub mod peers;
@@ -28,7 +29,6 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -45,6 +45,7 @@ use crate::kafka::connection::Connection;
 use context::Context;
 use fail::FailOnPanic;
 use group::Group;
+use member::Member;
 use metrics::StageMetrics;
 use processor::{ClientError, FaultSwitch, Processor};
 use settle::Settle;
@@ -77,6 +78,9 @@ pub struct WorkerSettings {
     pub metrics: Arc<StageMetrics>,
     /// The name of this process, for dead letters.
     pub name: String,
+    /// Tells this process from all others that run, and is the same when it is started again in its place: its
+    /// transactions are named after it, and its static membership.
+    pub identity: String,
 }
 
 /// Why a worker cannot start.
@@ -104,7 +108,7 @@ impl Worker {
     ///
     /// It must be called within a tokio runtime, which then runs the partitions.
     pub fn start(settings: WorkerSettings) -> Result<Self, StartError> {
-        let WorkerSettings { pipeline, stage, connection, fault, metrics, name } = settings;
+        let WorkerSettings { pipeline, stage, connection, fault, metrics, name, identity } = settings;
         let failed = |source| StartError::Processor { pipeline: pipeline.name.clone(), source };
         let processor = Processor::new(&pipeline.processor, fault).map_err(failed)?;
         let scribe = Scribe {
@@ -114,21 +118,23 @@ impl Worker {
             format: pipeline.dead_letter_format,
             stack_trace_max_bytes: pipeline.stack_trace_max_bytes,
         };
-        let writer = Writer::new(&connection, scribe, pipeline.retry.topic.clone())?;
         let (to_settle, inbox) = mpsc::unbounded_channel();
-        let (commits_in, commits_out) = std_mpsc::channel();
         let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
-        let settle = Settle::new(writer, metrics.clone(), inbox, commits_in);
-        let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
-        let drain_timeout = pipeline.drain_timeout;
-        let context = Context::new(pipeline.clone(), stage, processor, metrics, to_settle, failed.clone());
+        let Pipeline { delivery, drain_timeout, .. } = *pipeline;
+        let context = Context::new(pipeline.clone(), stage, processor, metrics.clone(), to_settle, failed.clone());
         let context = Arc::new(context);
         let group = Group::new(context.clone(), Handle::current());
-        let source = pipeline.source(stage);
+        let (topic, group_id) = (&pipeline.source(stage).topic, &pipeline.source(stage).group_id);
         let consumer: BaseConsumer<Group> =
-            connection.consumer(&source.group_id, pipeline.session_timeout).create_with_context(group)?;
-        consumer.subscribe(&[&source.topic])?;
-        let reader = Source::new(consumer, context, commits_out, stop.clone());
+            connection.consumer(group_id, &pipeline.membership, &identity).create_with_context(group)?;
+        let consumer = Arc::new(consumer);
+        let member = Member::new(Arc::downgrade(&consumer));
+        let id = format!("{group_id}-{identity}");
+        let writer = Writer::new(&connection, delivery, id, scribe, pipeline.retry.topic.clone(), member.clone());
+        let settle = Settle::new(writer, member, delivery, metrics, inbox);
+        let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
+        consumer.subscribe(&[topic])?;
+        let reader = Source::new(consumer, context, stop.clone());
         let (ended, source_ended) = oneshot::channel();
         std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || {
             reader.run();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 25] = [
+const REFUSED: [(&str, &str); 26] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -59,6 +59,7 @@ const REFUSED: [(&str, &str); 25] = [
     ),
     ("spec: {topic: {replicas: 0}}", "spec.topic.replicas: must be at least 1, or -1 for the cluster's default"),
     ("spec: {consumer: {sessionTimeout: 31m}}", "spec.consumer.sessionTimeout: must be 6s to 30m"),
+    ("spec: {consumer: {maxPollInterval: 25h}}", "spec.consumer.maxPollInterval: must be 6s to 24h"),
     (
         "spec: {consumer: {drainTimeout: 45s}}",
         "spec.consumer.drainTimeout: must be shorter than sessionTimeout: otherwise Kafka gives the partitions away \

@@ -17,7 +17,7 @@ mod status;
 mod template;
 mod topic;
 
-pub use consumer::Consumer;
+pub use consumer::{Assignor, Consumer, GroupProtocol};
 pub use container::ContainerProcessor;
 pub use dead_letters::{DeadLetterFormat, DeadLetterTopic, DeadLetters, StackTrace};
 pub use http::{HttpMethod, HttpProcessor};

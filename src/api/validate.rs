@@ -13,7 +13,9 @@ use super::v1alpha1::{self as v1, ErrorHandlingPipeline};
 use crate::domain::envelope::DeadLetterFormat;
 use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
 use crate::domain::lane::Ordering;
-use crate::domain::pipeline::{HttpPlan, IngressPlan, Pipeline, ProcessorPlan, Source, TopicPlan};
+use crate::domain::pipeline::{
+    Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, Pipeline, ProcessorPlan, Source, TopicPlan,
+};
 use crate::domain::policy::{Backoff, InPlace, RetryPolicy, RetryRule, Ruling, Strategy};
 use crate::domain::rules::{Rule, RuleSet};
 
@@ -113,6 +115,10 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
             v1::Ordering::Key => Ordering::Key,
             v1::Ordering::Unordered => Ordering::Unordered,
         },
+        delivery: match spec.delivery {
+            v1::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
+            v1::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
+        },
         processor,
         max_in_flight: spec.processor.max_in_flight as usize,
         policy,
@@ -121,11 +127,30 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
             v1::DeadLetterFormat::Raw => DeadLetterFormat::Raw,
         },
         stack_trace_max_bytes: usize::try_from(spec.dlt.stack_trace.max_bytes.as_bytes()).unwrap_or(usize::MAX),
-        session_timeout: spec.consumer.session_timeout.into(),
+        membership: membership(&spec.consumer),
         drain_timeout: spec.consumer.drain_timeout.into(),
         ingress: spec.ingress.enabled.then_some(IngressPlan { key, max_bytes }),
         fault_injection: spec.fault_injection.enabled,
     })
+}
+
+fn membership(consumer: &v1::Consumer) -> Membership {
+    let protocol = match (consumer.group_protocol, consumer.assignor) {
+        (v1::GroupProtocol::Classic, v1::Assignor::CooperativeSticky) => {
+            GroupProtocol::Classic(Assignor::CooperativeSticky)
+        }
+        (v1::GroupProtocol::Classic, v1::Assignor::Range) => GroupProtocol::Classic(Assignor::Range),
+        (v1::GroupProtocol::Classic, v1::Assignor::RoundRobin) => GroupProtocol::Classic(Assignor::RoundRobin),
+        (v1::GroupProtocol::Consumer, v1::Assignor::Range) => GroupProtocol::Consumer { assignor: "range" },
+        (v1::GroupProtocol::Consumer, _) => GroupProtocol::Consumer { assignor: "uniform" },
+    };
+    Membership {
+        protocol,
+        session_timeout: consumer.session_timeout.into(),
+        // librdkafka refuses less.
+        max_poll_interval: consumer.max_poll_interval.max(consumer.session_timeout).into(),
+        is_static: consumer.static_membership,
+    }
 }
 
 fn http_plan(http: &v1::HttpProcessor) -> HttpPlan {

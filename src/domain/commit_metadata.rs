@@ -22,8 +22,16 @@ const VERSION: char = '1';
 pub struct Encoded {
     /// The metadata, empty when nothing is finished above the committed offset.
     pub text: String,
-    /// Whether every range is in it. Ranges that did not fit are forgotten by a restart, never lost.
-    pub complete: bool,
+    /// Where the first range begins that did not fit, `None` when every range is in it. Ranges that did not fit are
+    /// forgotten by a restart: their records are processed again, never lost.
+    pub cut: Option<i64>,
+}
+
+impl Encoded {
+    /// Whether every finished offset below `end` is in it.
+    pub fn covers(&self, end: i64) -> bool {
+        self.cut.is_none_or(|cut| end <= cut)
+    }
 }
 
 /// Why metadata could not be read.
@@ -43,19 +51,19 @@ pub enum MetadataError {
 /// Writes the finished offsets above `committed`.
 pub fn encode(committed: i64, finished: &Finished) -> Encoded {
     if finished.is_empty() {
-        return Encoded { text: String::new(), complete: true };
+        return Encoded { text: String::new(), cut: None };
     }
     let max_payload = (MAX_BYTES - 1) / 4 * 3 - size_of::<u32>();
     let mut payload = Vec::new();
     put_varint(&mut payload, committed.unsigned_abs());
-    let (mut at, mut complete) = (committed, true);
+    let (mut at, mut cut) = (committed, None);
     for range in finished {
         let before = payload.len();
         put_varint(&mut payload, range.start.abs_diff(at));
         put_varint(&mut payload, range.end.abs_diff(range.start));
         if payload.len() > max_payload {
             payload.truncate(before);
-            complete = false;
+            cut = Some(range.start);
             break;
         }
         at = range.end;
@@ -64,7 +72,7 @@ pub fn encode(committed: i64, finished: &Finished) -> Encoded {
     bytes.append(&mut payload);
     let mut text = String::from(VERSION);
     BASE64.encode_string(bytes, &mut text);
-    Encoded { text, complete }
+    Encoded { text, cut }
 }
 
 /// Reads what [`encode`] wrote beside the offset `committed`.
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn nothing_finished_is_no_text() {
-        assert_eq!(encode(7, &vec![]), Encoded { text: String::new(), complete: true });
+        assert_eq!(encode(7, &vec![]), Encoded { text: String::new(), cut: None });
         assert_eq!(decode(7, ""), Ok(vec![]));
     }
 
@@ -165,10 +173,12 @@ mod tests {
     fn a_set_too_large_for_the_broker_is_cut_at_the_end() {
         let every_other: Finished = (0..5_000).map(|i| 2 * i + 1..2 * i + 2).collect();
         let encoded = encode(0, &every_other);
-        assert!(!encoded.complete);
         assert!(encoded.text.len() <= MAX_BYTES);
         let decoded = decode(0, &encoded.text).unwrap();
         assert!(decoded.len() > 1_000);
+        let cut = encoded.cut.expect("not everything fits");
+        assert_eq!(cut, every_other[decoded.len()].start);
+        assert!(encoded.covers(cut) && !encoded.covers(cut + 1));
         assert_eq!(decoded[..], every_other[..decoded.len()]);
     }
 
@@ -178,7 +188,7 @@ mod tests {
             let encoded = encode(committed, &finished);
             prop_assert!(encoded.text.len() <= MAX_BYTES);
             let decoded = decode(committed, &encoded.text).unwrap();
-            prop_assert_eq!(encoded.complete, decoded.len() == finished.len());
+            prop_assert_eq!(encoded.cut, finished.get(decoded.len()).map(|range| range.start));
             prop_assert_eq!(&decoded[..], &finished[..decoded.len()]);
         }
 

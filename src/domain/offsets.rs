@@ -13,6 +13,15 @@ use std::ops::Range;
 /// Finished offsets above a committed one: ranges in ascending order that neither touch nor overlap.
 pub type Finished = Vec<Range<i64>>;
 
+/// What may be committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Every record below this offset is finished.
+    pub committed: i64,
+    /// The finished offsets above it.
+    pub finished: Finished,
+}
+
 /// What is in flight and what is finished in one partition.
 #[derive(Debug, Default)]
 pub struct Offsets {
@@ -82,42 +91,53 @@ impl Offsets {
 
     /// The offset that may be committed: every record below it is finished. `None` when nothing is known yet.
     pub fn watermark(&self) -> Option<i64> {
-        let next = self.next?;
-        let reached = |range: &&Range<i64>| range.start <= next;
-        Some(match (self.slots.front(), self.restored.front().filter(reached)) {
-            (Some(unfinished), _) => unfinished.offset,
-            (None, Some(restored)) => restored.end.max(next),
-            (None, None) => next,
-        })
+        Some(self.position(&[])?.committed)
     }
 
     /// The finished offsets above the watermark. A gap between two finished records counts as finished.
     pub fn finished(&self) -> Finished {
-        let (Some(next), Some(watermark)) = (self.next, self.watermark()) else { return Finished::new() };
+        self.position(&[]).map(|position| position.finished).unwrap_or_default()
+    }
+
+    /// What may be committed once `finishing`, in ascending order, are finished too. `None` when nothing is known yet.
+    pub fn position(&self, finishing: &[i64]) -> Option<Position> {
+        let next = self.next?;
+        let mut finishing = finishing.iter().copied().peekable();
+        let mut watermark = None;
         let mut ranges = Finished::new();
         let mut open: Option<i64> = None;
         for slot in &self.slots {
-            match (slot.finished, open) {
+            while finishing.next_if(|offset| *offset < slot.offset).is_some() {}
+            match (slot.finished || finishing.peek() == Some(&slot.offset), open) {
+                // What is finished up to here lies below the watermark.
+                (true, _) if watermark.is_none() => {}
                 (true, None) => open = Some(slot.offset),
                 (false, Some(start)) => {
                     ranges.push(start..slot.offset);
                     open = None;
                 }
-                _ => {}
+                (false, None) => drop(watermark.get_or_insert(slot.offset)),
+                (true, Some(_)) => {}
             }
         }
         if let Some(start) = open {
             ranges.push(start..next);
         }
+        let reached = |range: &&Range<i64>| range.start <= next;
+        let committed = match (watermark, self.restored.front().filter(reached)) {
+            (Some(unfinished), _) => unfinished,
+            (None, Some(restored)) => restored.end.max(next),
+            (None, None) => next,
+        };
         for range in &self.restored {
-            let start = range.start.max(next).max(watermark);
+            let start = range.start.max(next).max(committed);
             match ranges.last_mut() {
                 _ if start >= range.end => {}
                 Some(last) if last.end == start => last.end = range.end,
                 _ => ranges.push(start..range.end),
             }
         }
-        ranges
+        Some(Position { committed, finished: ranges })
     }
 
     /// How many records are remembered: those in flight, and those finished above the lowest one in flight.
@@ -206,7 +226,45 @@ mod tests {
         assert_eq!((tracker.watermark(), tracker.finished()), (Some(13), vec![20..21]));
     }
 
+    #[test]
+    fn what_is_about_to_be_finished_can_be_looked_at_beforehand() {
+        let mut tracker = begun([1, 2, 3, 5, 8]);
+        tracker.finish(3);
+        let position = |committed, finished| Some(Position { committed, finished });
+        assert_eq!(tracker.position(&[]), position(1, vec![3..5]));
+        assert_eq!(tracker.position(&[1, 8]), position(2, vec![3..5, 8..9]));
+        assert_eq!(tracker.position(&[1, 2]), position(5, vec![]));
+        assert_eq!(tracker.position(&[0, 1, 2, 4, 5, 8]), position(9, vec![]), "what is not in flight changes nothing");
+        assert_eq!(tracker.watermark(), Some(1));
+    }
+
     proptest! {
+        #[test]
+        fn looking_beforehand_shows_what_comes_of_it(
+            gaps in proptest::collection::vec(1i64..4, 1..60),
+            finished in proptest::collection::btree_set(0i64..120, 0..60),
+            finishing in proptest::collection::btree_set(0i64..120, 0..60),
+            restored in proptest::collection::vec((1i64..20, 1i64..5), 0..4),
+        ) {
+            let mut at = 0;
+            let restored = restored.into_iter().map(|(skip, len)| { at += skip + len; at - len..at }).collect();
+            let mut tracker = Offsets::resume(0, restored);
+            let mut at = -1;
+            for gap in gaps {
+                at += gap;
+                tracker.begin(at);
+            }
+            for offset in finished {
+                tracker.finish(offset);
+            }
+            let finishing: Vec<_> = finishing.into_iter().collect();
+            let before = tracker.position(&finishing);
+            for offset in finishing {
+                tracker.finish(offset);
+            }
+            prop_assert_eq!(before, tracker.position(&[]));
+        }
+
         /// A model of one partition: records at any offsets, finished in any order, with crashes in between after which
         /// everything is read again from what was committed.
         #[test]

@@ -26,6 +26,8 @@ pub struct Pipeline {
     pub topics: Vec<TopicPlan>,
     /// The order in which records are processed.
     pub ordering: Ordering,
+    /// What is promised about records that are written to another topic.
+    pub delivery: Delivery,
     /// What processes them.
     pub processor: ProcessorPlan,
     /// Calls at once, in one process and stage.
@@ -36,8 +38,8 @@ pub struct Pipeline {
     pub dead_letter_format: DeadLetterFormat,
     /// The longest stack trace that a dead letter keeps, in bytes.
     pub stack_trace_max_bytes: usize,
-    /// How long a member of the group may be silent before its partitions go to others.
-    pub session_timeout: Duration,
+    /// How its stages are members of their groups.
+    pub membership: Membership,
     /// How long partitions that are given up may take to finish what was started.
     pub drain_timeout: Duration,
     /// Whether and how records can be sent over HTTP.
@@ -54,6 +56,51 @@ impl Pipeline {
             Stage::Retry => &self.retry,
         }
     }
+}
+
+/// What is promised about records that are written to the retry topic or a dead letter topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Each failed attempt is there exactly once, for whoever reads only what was committed.
+    ExactlyOnce,
+    /// None is lost; one may be there twice after a crash.
+    AtLeastOnce,
+}
+
+/// How a worker is a member of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Who decides which member reads which partition, and how they are told.
+    pub protocol: GroupProtocol,
+    /// How long a member may be silent before its partitions go to others.
+    pub session_timeout: Duration,
+    /// How long a member may take between two polls.
+    pub max_poll_interval: Duration,
+    /// Whether a member that comes back within the session timeout gets its partitions back.
+    pub is_static: bool,
+}
+
+/// Who decides which member reads which partition, and how they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// One of the members does.
+    Classic(Assignor),
+    /// The broker does (KIP-848), by its assignor of this name.
+    Consumer {
+        /// `uniform` or `range`.
+        assignor: &'static str,
+    },
+}
+
+/// How partitions are dealt out among the members of a classic group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assignor {
+    /// Evenly, and only those move that must.
+    CooperativeSticky,
+    /// In blocks of neighbours.
+    Range,
+    /// One by one in turn.
+    RoundRobin,
 }
 
 /// A topic and the group that reads it.

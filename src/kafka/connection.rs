@@ -8,8 +8,18 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::FutureProducer;
 use tracing::{debug, warn};
 
-/// The least time between two polls after which a consumer counts as stuck; never less than its session timeout.
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+use crate::domain::pipeline::{Assignor, GroupProtocol, Membership};
+
+/// The shortest and the longest time between two signs of life.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// The longest that a transaction may be open. A worker that dies leaves one open at times; until it ends, nobody learns
+/// what its group has committed, nor reads on behind its records. The worker that takes its place ends it at once.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most bytes of records that share a request. Only a record that was sent alone is known to be too large itself: one
+/// of this size always is.
+pub const BATCH_BYTES: usize = 64 << 10;
 
 /// A Kafka cluster, by its bootstrap addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,19 +75,16 @@ impl Connection {
         self.client()
     }
 
-    /// Settings of a stage's consumer.
+    /// Settings of a stage's consumer, which is known to its group as `instance` where its membership is static.
     ///
     /// librdkafka commits nothing by itself: the engine says what is finished. Only what committed transactions wrote is read.
-    pub fn consumer(&self, group_id: &str, session_timeout: Duration) -> ClientConfig {
+    pub fn consumer(&self, group_id: &str, membership: &Membership, instance: &str) -> ClientConfig {
         let mut config = self.client();
         config
             .set("group.id", group_id)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("session.timeout.ms", session_timeout.as_millis().to_string())
-            .set("max.poll.interval.ms", session_timeout.max(MAX_POLL_INTERVAL).as_millis().to_string())
+            .set("max.poll.interval.ms", millis(membership.max_poll_interval))
             // A coordinator that hangs must not keep a worker from stopping for the default of a minute.
             .set("socket.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", (session_timeout.as_millis() / 10).clamp(100, 3_000).to_string())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
@@ -89,6 +96,22 @@ impl Connection {
             .set("fetch.message.max.bytes", "1048576")
             // A topic that appears, or gains partitions, is noticed within this time.
             .set("topic.metadata.refresh.interval.ms", "10000");
+        match membership.protocol {
+            GroupProtocol::Classic(assignor) => {
+                let heartbeat = (membership.session_timeout / 10).clamp(HEARTBEAT.0, HEARTBEAT.1);
+                config
+                    .set("partition.assignment.strategy", strategy(assignor))
+                    .set("session.timeout.ms", millis(membership.session_timeout))
+                    .set("heartbeat.interval.ms", millis(heartbeat));
+            }
+            // The broker has the timeouts of such a group.
+            GroupProtocol::Consumer { assignor } => {
+                config.set("group.protocol", "consumer").set("group.remote.assignor", assignor);
+            }
+        }
+        if membership.is_static {
+            config.set("group.instance.id", instance);
+        }
         config
     }
 
@@ -100,12 +123,12 @@ impl Connection {
         self.producer_settings(timeout).create_with_context(LogContext)
     }
 
-    /// The same, sending each record in a request of its own.
-    ///
-    /// A broker refuses a batch whole when it is too large, as if each record in it were. Only a record that was sent
-    /// alone is known to be too large itself.
-    pub fn producer_of_single_records(&self, timeout: Duration) -> KafkaResult<FutureProducer<LogContext>> {
-        self.producer_settings(timeout).set("batch.num.messages", "1").create_with_context(LogContext)
+    /// The same, writing in transactions. Of two producers with one `id` the later one ends what the earlier one has
+    /// begun, and shuts it out.
+    pub fn transactional_producer(&self, id: &str, timeout: Duration) -> KafkaResult<FutureProducer<LogContext>> {
+        let mut config = self.producer_settings(timeout.min(TRANSACTION_TIMEOUT));
+        config.set("transactional.id", id).set("transaction.timeout.ms", millis(TRANSACTION_TIMEOUT));
+        config.create_with_context(LogContext)
     }
 
     fn producer_settings(&self, timeout: Duration) -> ClientConfig {
@@ -114,12 +137,25 @@ impl Connection {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", timeout.as_millis().to_string())
+            .set("message.timeout.ms", millis(timeout))
             .set("linger.ms", "2")
+            .set("batch.size", BATCH_BYTES.to_string())
             // Whether a record is too large is for the broker and the topic to say, not for the client's default of 1 MB.
             .set("message.max.bytes", "100000000")
             // What waits to be sent is a copy of what the engine holds already.
             .set("queue.buffering.max.kbytes", "65536");
         config
+    }
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+fn strategy(assignor: Assignor) -> &'static str {
+    match assignor {
+        Assignor::CooperativeSticky => "cooperative-sticky",
+        Assignor::Range => "range",
+        Assignor::RoundRobin => "roundrobin",
     }
 }

@@ -156,6 +156,8 @@ impl Process {
                 fault,
                 metrics: view.metrics.clone(),
                 name: self.settings.name.clone(),
+                // Of the processes of one name that run at the same time, each listens on a port of its own.
+                identity: format!("{}-{}", self.settings.name, self.address.port()),
             })?);
         }
         Ok(())

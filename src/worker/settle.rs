@@ -1,181 +1,405 @@
-//! Settles records: writes what goes on to another topic, then finishes the offset. Nothing else finishes an offset.
+//! Settles records: writes what goes on to another topic, finishes offsets, commits. Nothing else does any of the three.
 //!
-//! One loop serves all partitions of a stage. A record that was processed is finished at once; one that goes on is
-//! finished when its new record is acknowledged by all in-sync replicas, so a crash in between reads it again. Twice a
-//! second the loop hands to the source what may be committed; the source knows what Kafka has already.
+//! One loop serves all partitions of a stage. It does its work in rounds, one after the other, so that no commit overtakes
+//! another. A round with nothing to write commits what was processed, twice a second. As soon as there is something to
+//! write, the next round has all of it that has gathered, and with it the commits of the partitions that it comes from;
+//! how the two are tied together is for the [`Writer`]. What is to be given up goes first, and while it does nothing else
+//! is committed: a rebalance is under way.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{FuturesUnordered, StreamExt};
+use rdkafka::error::KafkaResult;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::fail::FailOnPanic;
 use super::load::{Load, PARTITION_RECORDS};
+use super::member::Member;
 use super::metrics::StageMetrics;
 use super::work::{AssignmentId, Commit, Destination, Route, ToSettle};
-use super::writer::Writer;
-use crate::domain::commit_metadata::{self, MAX_BYTES};
+use super::writer::{Waiting, Writer, Written};
 use crate::domain::offsets::Offsets;
+use crate::domain::pipeline::Delivery;
+use crate::domain::round::{Share, share};
 
-/// The time between two commits. It bounds how much is processed again after a crash.
+/// The time between two commits of what was processed. It bounds how much is processed again after a crash.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The intake of a partition stops when its finished offsets take more than this beside the committed one; the rest of
-/// [`MAX_BYTES`] is for what is in flight already.
-const FULL_BYTES: usize = MAX_BYTES * 3 / 4;
+/// The most records of a round, and the most memory that they may take: they are copied into the client's.
+const ROUND_RECORDS: usize = 10_000;
+const ROUND_BYTES: usize = 16 << 20;
+
+/// How long after the deadline of a release the last commit may take.
+pub(super) const COMMIT_GRACE: Duration = Duration::from_secs(1);
+
+/// How long to wait after a round that failed; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The settle loop.
 pub(super) struct Settle {
     writer: Arc<Writer>,
+    member: Member,
+    delivery: Delivery,
     metrics: Arc<StageMetrics>,
     inbox: mpsc::UnboundedReceiver<ToSettle>,
-    commits: std_mpsc::Sender<Commit>,
-    settling: HashMap<AssignmentId, Settling>,
-    writes: FuturesUnordered<BoxFuture<'static, Written>>,
+    books: HashMap<AssignmentId, Book>,
+    round: Option<BoxFuture<'static, Ended>>,
+    /// A commit of what was processed is due.
+    commit_is_due: bool,
+    /// After a round that failed: when the next one may start, and how long the pause was.
+    pause: Option<(Instant, Duration)>,
 }
 
-/// A partition whose records are being settled.
-struct Settling {
+/// What is to be settled of one partition.
+struct Book {
     partition: i32,
     offsets: Arc<Mutex<Offsets>>,
     load: Arc<Load>,
-    /// Records on their way to another topic.
-    writing: usize,
-    /// Stops what is on its way when the partition is gone.
-    gone: CancellationToken,
-    release: Option<(Instant, oneshot::Sender<Option<Commit>>)>,
+    /// Records that are to be written, by offset.
+    waiting: BTreeMap<i64, Waiting>,
+    /// Records of it are in the round that is under way.
+    in_round: bool,
+    /// Every record that was written to another topic lies below; the commit must not forget that it is finished.
+    keep: i64,
+    /// What Kafka has, as far as it is known: offset and metadata.
+    committed: Option<(i64, String)>,
+    release: Option<Release>,
 }
 
-/// The end of a write; there is no route when the partition was gone before.
-struct Written {
-    assignment: AssignmentId,
-    route: Option<Route>,
+struct Release {
+    deadline: Instant,
+    reply: oneshot::Sender<bool>,
+}
+
+/// A round that has ended.
+struct Ended {
+    commits: Vec<Commit>,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Committed(KafkaResult<()>),
+    Written(Vec<(AssignmentId, Written)>),
 }
 
 impl Settle {
     pub fn new(
         writer: Writer,
+        member: Member,
+        delivery: Delivery,
         metrics: Arc<StageMetrics>,
         inbox: mpsc::UnboundedReceiver<ToSettle>,
-        commits: std_mpsc::Sender<Commit>,
     ) -> Self {
-        let (writer, settling, writes) = (Arc::new(writer), HashMap::new(), FuturesUnordered::new());
-        Self { writer, metrics, inbox, commits, settling, writes }
+        let (writer, books) = (Arc::new(writer), HashMap::new());
+        Self { writer, member, delivery, metrics, inbox, books, round: None, commit_is_due: false, pause: None }
     }
 
     /// Runs until everybody who could send something is gone.
     pub async fn run(mut self, _fail_on_panic: FailOnPanic) {
         let mut commit = tokio::time::interval(COMMIT_INTERVAL);
         commit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let writer = self.writer.clone();
+        let prepared = async move {
+            writer.prepare().await;
+            Ended { commits: vec![], outcome: Outcome::Written(vec![]) }
+        };
+        self.round = Some(prepared.boxed());
         loop {
-            let deadline = self.next_deadline();
+            self.release();
+            self.start_round();
+            let wake = self.next_wake();
             tokio::select! {
                 message = self.inbox.recv() => match message {
                     Some(message) => self.take(message),
                     None => return,
                 },
-                Some(written) = self.writes.next(), if !self.writes.is_empty() => self.end_write(written),
-                _ = commit.tick() => self.commit(),
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+                ended = async { self.round.as_mut().expect("only polled when there is one").await }, if self.round.is_some() => {
+                    self.round = None;
+                    self.end_round(ended);
+                }
+                _ = commit.tick() => self.commit_is_due = true,
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
             }
-            self.release();
         }
     }
 
     fn take(&mut self, message: ToSettle) {
         match message {
             ToSettle::Assigned { assignment, partition, offsets, load } => {
-                let gone = CancellationToken::new();
-                let settling = Settling { partition, offsets, load, writing: 0, gone, release: None };
-                self.settling.insert(assignment, settling);
+                self.books.insert(assignment, Book::new(partition, offsets, load));
             }
             ToSettle::Settled { assignment, finished, routes } => {
-                let Some(settling) = self.settling.get_mut(&assignment) else { return };
-                settling.finish(finished);
-                settling.writing += routes.len();
-                for route in routes {
-                    let (writer, gone) = (self.writer.clone(), settling.gone.clone());
-                    let write = async move {
-                        let route = gone.run_until_cancelled_owned(writer.write(route)).await;
-                        Written { assignment, route }
-                    };
-                    self.writes.push(write.boxed());
-                }
+                let Some(book) = self.books.get_mut(&assignment) else { return };
+                book.finish(finished);
+                book.waiting.extend(routes.into_iter().map(|route| (route.work.record.offset, route.into())));
             }
-            ToSettle::Release { assignment, deadline, reply } => {
-                if let Some(settling) = self.settling.get_mut(&assignment) {
-                    settling.release = Some((deadline, reply));
+            ToSettle::Release { assignment, deadline, reply } => match self.books.get_mut(&assignment) {
+                Some(book) => {
+                    book.release = Some(Release { deadline, reply });
+                    self.pause = None;
                 }
-            }
+                // Whoever asks may be gone by now.
+                None => drop(reply.send(true)),
+            },
+            ToSettle::Lost { assignment } => drop(self.books.remove(&assignment)),
         }
     }
 
-    fn end_write(&mut self, written: Written) {
-        let (Some(route), Some(settling)) = (written.route, self.settling.get_mut(&written.assignment)) else { return };
-        settling.writing -= 1;
-        settling.finish([route.work.record.offset]);
+    /// Starts the next round, if none is under way and there is reason for one.
+    fn start_round(&mut self) {
+        let now = Instant::now();
+        if self.round.is_some() || self.pause.is_some_and(|(until, _)| now < until) {
+            return;
+        }
+        let releasing = self.books.values().any(|book| book.release.is_some());
+        let chosen = |book: &&mut Book| !releasing || book.release.is_some();
+        if self.books.values_mut().filter(chosen).any(|book| !book.waiting.is_empty()) {
+            // One that has to be alone goes first, or it might wait for ever.
+            self.start_to_write(releasing, true);
+            self.start_to_write(releasing, false);
+        }
+        if self.round.is_none() && (self.commit_is_due || releasing) {
+            self.start_to_commit(releasing);
+        }
+    }
+
+    fn start_to_write(&mut self, releasing: bool, alone: bool) {
+        if self.round.is_some() {
+            return;
+        }
+        let (mut round, mut commits, mut bytes) = (vec![], vec![], 0);
+        for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| !releasing || book.release.is_some()) {
+            let room = (ROUND_RECORDS - round.len(), ROUND_BYTES.saturating_sub(bytes));
+            let offsets = book.next_to_write(alone, room);
+            let Some(share) = book.share(&offsets, self.delivery).filter(|share| share.routed > 0) else { continue };
+            for offset in &offsets[..share.routed] {
+                let waiting = book.waiting.remove(offset).expect("it is one of those");
+                bytes += waiting.route.work.record.footprint();
+                round.push((assignment, waiting));
+            }
+            book.in_round = true;
+            commits.push(book.commit(assignment, share));
+            if alone || round.len() >= ROUND_RECORDS || bytes >= ROUND_BYTES {
+                break;
+            }
+        }
+        if round.is_empty() {
+            return;
+        }
+        let writer = self.writer.clone();
+        let write = async move {
+            let (assignments, round): (Vec<_>, Vec<_>) = round.into_iter().unzip();
+            let written = writer.write(round, &commits).await;
+            Ended { commits, outcome: Outcome::Written(assignments.into_iter().zip(written).collect()) }
+        };
+        self.round = Some(write.boxed());
+    }
+
+    /// Commits what was processed, where Kafka does not have it.
+    fn start_to_commit(&mut self, releasing: bool) {
+        self.commit_is_due = false;
+        let mut commits = vec![];
+        for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| !releasing || book.release.is_some()) {
+            if let Some(share) = book.share(&[], self.delivery).filter(|share| !book.has_committed(share)) {
+                commits.push(book.commit(assignment, share));
+            }
+        }
+        if commits.is_empty() {
+            return;
+        }
+        let member = self.member.clone();
+        let commit = async move {
+            let asked = commits.clone();
+            let answer = tokio::task::spawn_blocking(move || member.commit(&asked)).await;
+            // It fails only when the runtime ends.
+            Ended { commits, outcome: Outcome::Committed(answer.unwrap_or(Ok(()))) }
+        };
+        self.round = Some(commit.boxed());
+    }
+
+    fn end_round(&mut self, ended: Ended) {
+        let failed = match ended.outcome {
+            Outcome::Committed(Ok(())) => {
+                self.note_committed(ended.commits);
+                false
+            }
+            Outcome::Committed(Err(error)) => {
+                debug!(%error, "commit failed, it is made again");
+                // It may have come about all the same.
+                self.forget_committed(&ended.commits);
+                true
+            }
+            Outcome::Written(written) => self.end_write(written, ended.commits),
+        };
+        let pause = self.pause.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
+        self.pause = failed.then(|| (Instant::now() + pause, pause));
+    }
+
+    /// Finishes what was written, and puts back the rest. Returns whether there was some.
+    fn end_write(&mut self, written: Vec<(AssignmentId, Written)>, commits: Vec<Commit>) -> bool {
+        for commit in &commits {
+            self.books.entry(commit.assignment).and_modify(|book| book.in_round = false);
+        }
+        let failed = written.iter().any(|(_, written)| written.is_err());
+        for (assignment, written) in written {
+            // Without a book the partition is somebody else's, and so is the record if it was not written.
+            let book = self.books.get_mut(&assignment);
+            match written {
+                Ok(Waiting { route, .. }) => {
+                    if let Some(book) = book {
+                        book.keep = book.keep.max(route.work.record.offset + 1);
+                        book.finish([route.work.record.offset]);
+                    }
+                    self.note_written(&route);
+                }
+                Err(waiting) => {
+                    book.map(|book| book.waiting.insert(waiting.route.work.record.offset, waiting));
+                }
+            }
+        }
+        match self.delivery {
+            Delivery::ExactlyOnce if !failed => self.note_committed(commits),
+            Delivery::ExactlyOnce => self.forget_committed(&commits),
+            Delivery::AtLeastOnce => {}
+        }
+        failed
+    }
+
+    fn note_written(&self, route: &Route) {
         match route.to {
             Destination::Retry { .. } => drop(self.metrics.retried.inc()),
             Destination::DeadLetter { reason } => self.metrics.dead_letter(&route.failure.error_type, reason),
         }
-        log(&route);
+        log(route);
     }
 
-    fn commit(&self) {
-        for (assignment, settling) in &self.settling {
-            if let Some(commit) = settling.commit(*assignment) {
-                // The source is gone only when the stage has ended.
-                let _ = self.commits.send(commit);
-            }
+    fn note_committed(&mut self, commits: Vec<Commit>) {
+        for Commit { assignment, offset, metadata, .. } in commits {
+            self.books.entry(assignment).and_modify(|book| book.committed = Some((offset, metadata)));
         }
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
-        self.settling.values().filter_map(|settling| settling.release.as_ref()).map(|(deadline, _)| *deadline).min()
+    fn forget_committed(&mut self, commits: &[Commit]) {
+        for commit in commits {
+            self.books.entry(commit.assignment).and_modify(|book| book.committed = None);
+        }
     }
 
-    /// Gives up the partitions that have nothing on its way any more, or whose deadline has come.
-    fn release(&mut self) {
+    fn next_wake(&self) -> Option<Instant> {
         let now = Instant::now();
-        let due = |settling: &Settling| {
-            settling.release.as_ref().is_some_and(|(deadline, _)| settling.writing == 0 || *deadline <= now)
+        let releases = self.books.values().filter_map(|book| book.release.as_ref());
+        let deadlines = releases.flat_map(|release| [release.deadline, release.deadline + COMMIT_GRACE]);
+        let deadlines = deadlines.filter(|deadline| *deadline > now);
+        let pause = self.pause.map(|(until, _)| until).filter(|_| self.round.is_none());
+        // A pause that is over is no reason to wake: what waits for something else then waits for a message.
+        deadlines.chain(pause.filter(|until| *until > now)).min()
+    }
+
+    /// Gives up the partitions that have nothing left to settle, or no time for it.
+    fn release(&mut self) {
+        let (now, delivery) = (Instant::now(), self.delivery);
+        for book in self.books.values_mut() {
+            if let Some(release) = &book.release
+                && release.deadline <= now
+                && !book.waiting.is_empty()
+            {
+                let (partition, records) = (book.partition, book.waiting.len());
+                warn!(
+                    partition,
+                    records, "drain timeout: records that failed could not be written, they are tried again"
+                );
+                book.waiting.clear();
+            }
+        }
+        let is_over = |book: &mut Book| {
+            let deadline = book.release.as_ref().map(|release| release.deadline);
+            deadline.is_some_and(|deadline| deadline + COMMIT_GRACE <= now || book.is_settled(delivery))
         };
-        for (assignment, settling) in self.settling.extract_if(|_, settling| due(settling)) {
-            settling.gone.cancel();
-            let commit = settling.commit(assignment);
-            if let Some((_, reply)) = settling.release {
-                // Nobody waits when the partition was lost.
-                let _ = reply.send(commit);
+        for (_, book) in self.books.extract_if(|_, book| is_over(book)) {
+            let in_time = book.is_settled(delivery);
+            if !in_time {
+                warn!(partition = book.partition, "could not commit on hand-over: records may be processed again");
+            }
+            if let Some(release) = book.release {
+                // Whoever asked may not have waited.
+                let _ = release.reply.send(in_time);
             }
         }
     }
 }
 
-impl Settling {
+impl Book {
+    fn new(partition: i32, offsets: Arc<Mutex<Offsets>>, load: Arc<Load>) -> Self {
+        // Which of them were written to another topic is not known any more.
+        let restored = lock(&offsets).finished();
+        let keep = restored.last().map_or(0, |range| range.end);
+        let (waiting, committed) = (BTreeMap::new(), None);
+        Self { partition, offsets, load, waiting, in_round: false, keep, committed, release: None }
+    }
+
     fn finish(&self, finished: impl IntoIterator<Item = i64>) {
-        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offsets = lock(&self.offsets);
         for offset in finished {
             offsets.finish(offset);
         }
     }
 
-    /// What may be committed, `None` when nothing is known yet.
-    fn commit(&self, assignment: AssignmentId) -> Option<Commit> {
-        let (offset, finished, window) = {
-            let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
-            (offsets.watermark()?, offsets.finished(), offsets.window())
-        };
-        let encoded = commit_metadata::encode(offset, &finished);
-        let fits = encoded.complete && encoded.text.len() <= FULL_BYTES;
-        self.load.set_window_is_full(!fits || window > PARTITION_RECORDS);
-        Some(Commit { assignment, partition: self.partition, offset, metadata: encoded.text })
+    /// The lowest records that wait, as far as there is room for them: a number of records, and bytes. The first one
+    /// always has room.
+    fn next_to_write(&self, alone: bool, (records, mut bytes): (usize, usize)) -> Vec<i64> {
+        let (records, mut taken) = (if alone { 1 } else { records }, vec![]);
+        for (&offset, waiting) in self.waiting.iter().filter(|(_, waiting)| waiting.alone == alone) {
+            let size = waiting.route.work.record.footprint();
+            if taken.len() >= records || (size > bytes && !taken.is_empty()) {
+                break;
+            }
+            bytes = bytes.saturating_sub(size);
+            taken.push(offset);
+        }
+        taken
     }
+
+    /// What may be routed and committed, `None` when nothing may. Stops the intake where there is little room left.
+    fn share(&self, waiting: &[i64], delivery: Delivery) -> Option<Share> {
+        let (share, window) = {
+            let offsets = lock(&self.offsets);
+            offsets.watermark()?;
+            let share = match delivery {
+                Delivery::ExactlyOnce => share(&offsets, waiting, self.keep),
+                // What is written is finished afterwards, and committed in a later round.
+                Delivery::AtLeastOnce => share(&offsets, &[], 0).map(|share| Share { routed: waiting.len(), ..share }),
+            };
+            (share, offsets.window())
+        };
+        let is_full = share.as_ref().is_none_or(|share| share.is_full);
+        self.load.set_window_is_full(is_full || window > PARTITION_RECORDS);
+        share
+    }
+
+    fn commit(&self, assignment: AssignmentId, share: Share) -> Commit {
+        Commit { assignment, partition: self.partition, offset: share.committed, metadata: share.metadata }
+    }
+
+    fn has_committed(&self, share: &Share) -> bool {
+        self.committed
+            .as_ref()
+            .is_some_and(|(offset, metadata)| *offset == share.committed && *metadata == share.metadata)
+    }
+
+    /// Whether there is nothing to write, and Kafka has what may be committed.
+    fn is_settled(&self, delivery: Delivery) -> bool {
+        let open = self.in_round || !self.waiting.is_empty();
+        !open && self.share(&[], delivery).is_none_or(|share| self.has_committed(&share))
+    }
+}
+
+fn lock(offsets: &Mutex<Offsets>) -> MutexGuard<'_, Offsets> {
+    offsets.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn log(route: &Route) {

@@ -1,23 +1,27 @@
 //! Reads the stage's topic. This thread is the only one that touches the consumer.
 //!
-//! It polls, hands records to their partitions, pauses partitions that hold too much, and commits what the settle loop
-//! says. It never waits for a record to be processed: a consumer that is not polled loses its membership.
+//! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
+//! processed: a consumer that is not polled loses its membership.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
-use super::group::Group;
+use super::group::{Gained, Group};
 use super::load::STAGE_BYTES;
-use super::work::{AssignmentId, Commit, Work};
+use super::member::Member;
+use super::work::{AssignmentId, Work};
+use crate::domain::commit_metadata;
+use crate::domain::offsets::{Finished, Offsets};
 use crate::domain::record::Record;
 use crate::kafka::record::to_record;
 
@@ -37,10 +41,22 @@ const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
 /// Reads the stage's topic.
 pub(super) struct Source {
-    consumer: BaseConsumer<Group>,
+    consumer: Arc<BaseConsumer<Group>>,
     context: Arc<Context>,
-    commits: mpsc::Receiver<Commit>,
+    runtime: Handle,
+    /// Where partitions that were gained are to be read from.
+    learned: (mpsc::Sender<Start>, mpsc::Receiver<Start>),
     stop: CancellationToken,
+}
+
+/// Where a partition that was gained is to be read from.
+struct Start {
+    partition: i32,
+    /// Which gain of the partition this is for.
+    gain: AssignmentId,
+    offset: i64,
+    /// What is finished above the offset.
+    finished: Finished,
 }
 
 /// Records of one partition that were read one after the other.
@@ -59,26 +75,22 @@ impl Batch {
 }
 
 impl Source {
-    pub fn new(
-        consumer: BaseConsumer<Group>,
-        context: Arc<Context>,
-        commits: mpsc::Receiver<Commit>,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { consumer, context, commits, stop }
+    pub fn new(consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>, stop: CancellationToken) -> Self {
+        Self { consumer, context, runtime: Handle::current(), learned: mpsc::channel(), stop }
     }
 
     /// Runs until it is told to stop, then hands its partitions over and leaves the group.
     pub fn run(self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
         while !self.stop.is_cancelled() {
-            self.commit();
+            self.begin();
             self.balance();
             self.poll();
         }
         self.consumer.unsubscribe();
         let deadline = Instant::now() + self.context.pipeline.drain_timeout + LEAVE_GRACE;
-        while !self.group().assigned().is_empty() && Instant::now() < deadline {
+        let has_partitions = || !self.group().assigned().is_empty() || !self.group().gained().is_empty();
+        while has_partitions() && Instant::now() < deadline {
             // What is read here is nobody's any more; the poll is for the hand-over that it serves.
             drop(self.consumer.poll(POLL));
         }
@@ -88,33 +100,31 @@ impl Source {
         self.consumer.context()
     }
 
-    /// Commits the last that the settle loop said of each partition that is still ours, unless Kafka has it.
-    fn commit(&self) {
-        let mut latest = BTreeMap::new();
-        for commit in self.commits.try_iter() {
-            latest.insert(commit.partition, commit);
-        }
-        if latest.is_empty() {
-            return;
-        }
-        let commits: Vec<_> = {
-            let mut assigned = self.group().assigned();
-            let is_news = |commit: &Commit| match assigned.get_mut(&commit.partition) {
-                Some(assigned) if assigned.id == commit.assignment => {
-                    let news = Some((commit.offset, commit.metadata.clone()));
-                    std::mem::replace(&mut assigned.committed, news.clone()) != news
-                }
-                _ => false,
-            };
-            latest.into_values().filter(is_news).collect()
+    /// Asks what is committed for partitions that were gained, and starts to read those for which the answer has come.
+    fn begin(&self) {
+        let unasked = |(partition, gained): (&i32, &mut Gained)| {
+            (!std::mem::replace(&mut gained.asked, true)).then_some((*partition, gained.id))
         };
-        if !commits.is_empty()
-            && let Err(error) = self.group().commit(&self.consumer, &commits, CommitMode::Async)
-        {
-            debug!(%error, "commit failed");
-            let mut assigned = self.group().assigned();
-            for commit in &commits {
-                assigned.entry(commit.partition).and_modify(|a| a.committed = None);
+        let asked: Vec<_> = self.group().gained().iter_mut().filter_map(unasked).collect();
+        if !asked.is_empty() {
+            let (member, learned) = (Member::new(Arc::downgrade(&self.consumer)), self.learned.0.clone());
+            self.runtime.spawn(async move {
+                for start in learn(member, &asked).await {
+                    // Nobody waits when the source has ended.
+                    let _ = learned.send(start);
+                }
+            });
+        }
+        for Start { partition, gain, offset, finished } in self.learned.1.try_iter() {
+            // It may have been taken away since, and may even be back: then that answer is still to come.
+            if self.group().gained().get(&partition).is_none_or(|gained| gained.id != gain) {
+                continue;
+            }
+            self.group().gained().remove(&partition);
+            self.group().begin(partition, Offsets::resume(offset, finished));
+            if let Err(error) = self.consumer.resume(&self.group().list([&partition])) {
+                error!(partition, %error, "could not begin to read");
+                self.context.failed.cancel();
             }
         }
     }
@@ -225,4 +235,45 @@ impl Source {
         // The partition's task is gone only when it failed, and then the process ends.
         let _ = assigned.inbox.send(batch.records.into_iter().map(work).collect());
     }
+}
+
+/// How long to wait before the coordinator is asked again.
+const LEARN_PAUSE: Duration = Duration::from_millis(500);
+
+/// Asks where partitions are to be read from until there is an answer. None comes when the consumer is gone.
+async fn learn(member: Member, asked: &[(i32, AssignmentId)]) -> Vec<Start> {
+    let partitions: Vec<i32> = asked.iter().map(|(partition, _)| *partition).collect();
+    loop {
+        let (member, partitions) = (member.clone(), partitions.clone());
+        let answer = tokio::task::spawn_blocking(move || ask(&member, &partitions)).await;
+        match answer {
+            Ok(Ok(committed)) => return asked.iter().filter_map(|gain| start(*gain, &committed)).collect(),
+            Err(_) | Ok(Err(KafkaError::Canceled)) => return vec![],
+            Ok(Err(error)) => {
+                warn!(%error, "the coordinator does not say yet what is committed: the partitions wait");
+                tokio::time::sleep(LEARN_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What is committed for each partition: offset and metadata. Where nothing is, the log is read from where it starts; that
+/// is then committed, so that it can be told from the first minute how far behind the group is.
+fn ask(member: &Member, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
+    let committed = member.committed(partitions)?;
+    let fresh: Vec<i32> = partitions.iter().filter(|partition| !committed.contains_key(partition)).copied().collect();
+    let starts = if fresh.is_empty() { BTreeMap::new() } else { member.log_starts(&fresh)? };
+    Ok(committed
+        .into_iter()
+        .chain(starts.into_iter().map(|(partition, start)| (partition, (start, String::new()))))
+        .collect())
+}
+
+fn start((partition, gain): (i32, AssignmentId), committed: &BTreeMap<i32, (i64, String)>) -> Option<Start> {
+    let (offset, metadata) = committed.get(&partition)?;
+    let finished = commit_metadata::decode(*offset, metadata).unwrap_or_else(|error| {
+        warn!(partition, offset, %error, "ignoring commit metadata: records above it are processed again");
+        vec![]
+    });
+    Some(Start { partition, gain, offset: *offset, finished })
 }

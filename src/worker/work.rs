@@ -30,13 +30,15 @@ pub(super) struct AssignmentId(pub u64);
 
 /// What the settle loop is told.
 pub(super) enum ToSettle {
-    /// A partition was assigned.
+    /// A partition is read from now on.
     Assigned { assignment: AssignmentId, partition: i32, offsets: Arc<Mutex<Offsets>>, load: Arc<Load> },
     /// Records of it are done, or go on to another topic.
     Settled { assignment: AssignmentId, finished: Vec<i64>, routes: Vec<Route> },
-    /// It is to be given up once everything on its way is written, or at the deadline. The answer is what may be
-    /// committed, `None` when nothing is known.
-    Release { assignment: AssignmentId, deadline: Instant, reply: oneshot::Sender<Option<Commit>> },
+    /// It is to be given up once everything on its way is written and committed, or at the deadline. The answer is whether
+    /// that was in time.
+    Release { assignment: AssignmentId, deadline: Instant, reply: oneshot::Sender<bool> },
+    /// It is somebody else's, or its log is another one: what is on its way is to be forgotten.
+    Lost { assignment: AssignmentId },
 }
 
 /// A record that failed, and where it goes.
@@ -58,7 +60,7 @@ pub(super) enum Destination {
     DeadLetter { reason: Reason },
 }
 
-/// What may be committed for a partition.
+/// What is committed for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Commit {
     pub assignment: AssignmentId,

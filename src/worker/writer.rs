@@ -1,131 +1,375 @@
-//! Writes a record that was decided on until Kafka has it.
+//! Writes the records of a round, and commits with them what they settle.
 //!
-//! Once a record is on its way to the retry topic or the dead letter topic its processor is not asked again: whatever
-//! goes wrong here is tried again here.
+//! With [`Delivery::ExactlyOnce`] both happen in one transaction: after a crash either all of it is there or nothing,
+//! and a worker that was taken for dead is refused as a whole. With [`Delivery::AtLeastOnce`] the records are written and
+//! the commit comes later.
+//!
+//! Once a record is on its way to another topic its processor is not asked again: a round that fails puts its records
+//! back, and the next one has them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::producer::FutureProducer;
-use rdkafka::types::RDKafkaErrorCode;
-use tracing::{error, warn};
+use futures::future::join_all;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError};
+use rdkafka::producer::{FutureProducer, Producer as _};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tracing::{debug, info, warn};
 
-use super::work::{Destination, Route};
+use super::member::Member;
+use super::work::{Commit, Destination, Route};
 use crate::domain::decide::Reason;
 use crate::domain::envelope::{Extent, FailedRecord, Scribe};
 use crate::domain::failure::{Failure, FailureKind};
+use crate::domain::pipeline::Delivery;
 use crate::domain::record::Outgoing;
-use crate::kafka::connection::{Connection, LogContext};
+use crate::kafka::connection::{BATCH_BYTES, Connection, LogContext};
 use crate::kafka::record::to_future_record;
 
 /// How long librdkafka itself tries to deliver a record before it says so.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(30);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long one step of a transaction is waited for before it is asked for again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait before Kafka is asked again what became of a transaction.
+const PAUSE: Duration = Duration::from_millis(500);
+
+type Producer = FutureProducer<LogContext>;
 
 /// Writes retry records and dead letters.
 pub(super) struct Writer {
     connection: Connection,
-    producers: Mutex<Producers>,
+    delivery: Delivery,
+    /// Names this worker to the coordinator of transactions; no other living worker has the same.
+    transactional_id: String,
+    /// Made when there is something to write, and again when it cannot go on.
+    producer: Mutex<Option<Producer>>,
     scribe: Scribe,
     retry_topic: Arc<str>,
+    member: Member,
 }
 
-#[derive(Clone)]
-struct Producers {
-    batching: FutureProducer<LogContext>,
-    single: FutureProducer<LogContext>,
-    generation: u64,
+/// A record that waits to be written.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub route: Route,
+    /// How much of it is written.
+    extent: Extent,
+    /// Whether it has to be written alone, because Kafka found a request too large that it was in.
+    pub alone: bool,
 }
 
-impl Producers {
-    fn new(connection: &Connection, generation: u64) -> KafkaResult<Self> {
-        let batching = connection.producer(DELIVERY_TIMEOUT)?;
-        let single = connection.producer_of_single_records(DELIVERY_TIMEOUT)?;
-        Ok(Self { batching, single, generation })
+impl From<Route> for Waiting {
+    fn from(route: Route) -> Self {
+        Self { route, extent: Extent::Whole, alone: false }
     }
+}
+
+/// What comes of writing one record.
+pub(super) type Written = Result<Waiting, Waiting>;
+
+/// Why a round was not committed.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    /// Nothing of it counts.
+    #[error(transparent)]
+    Aborted(#[from] KafkaError),
+    /// Only the coordinator knows whether it counts.
+    #[error("it is not known yet whether the transaction was committed")]
+    Unknown(#[source] KafkaError),
 }
 
 impl Writer {
-    pub fn new(connection: &Connection, scribe: Scribe, retry_topic: Arc<str>) -> KafkaResult<Self> {
-        let producers = Mutex::new(Producers::new(connection, 0)?);
-        Ok(Self { connection: connection.clone(), producers, scribe, retry_topic })
+    pub fn new(
+        connection: &Connection,
+        delivery: Delivery,
+        transactional_id: String,
+        scribe: Scribe,
+        retry_topic: Arc<str>,
+        member: Member,
+    ) -> Self {
+        let (connection, producer) = (connection.clone(), Mutex::default());
+        Self { connection, delivery, transactional_id, producer, scribe, retry_topic, member }
     }
 
-    /// Writes the record of a route, and returns once it is acknowledged. A record that Kafka finds too large goes to
-    /// the dead letter topic with as much of it as fits.
-    pub async fn write(&self, mut route: Route) -> Route {
-        let (mut extent, mut pause, mut alone) = (Extent::Whole, FIRST_PAUSE, false);
-        loop {
-            let producers = self.producers.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let outgoing = self.outgoing(&route, extent);
-            let producer = if alone { &producers.single } else { &producers.batching };
-            let Err(error) = send(producer, &outgoing).await else { return route };
-            if is_too_large(&error) && (!std::mem::replace(&mut alone, true) || shrink(&mut route, &mut extent)) {
-                continue;
-            }
-            let (partition, offset) = (route.work.record.partition, route.work.record.offset);
-            let (topic, to) = (&*route.work.record.topic, &*outgoing.topic);
-            warn!(topic, partition, offset, to, %error, "could not write the record, it is tried again");
-            if matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::Fatal)) {
-                self.renew(producers.generation);
-            }
-            drop(producers);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+    /// Writes a round. With exactly-once delivery its commits are made too, and either all of its records are written or
+    /// none is.
+    pub async fn write(self: Arc<Self>, round: Vec<Waiting>, commits: &[Commit]) -> Vec<Written> {
+        let producer = match self.clone().producer().await {
+            Ok(producer) => producer,
+            Err(error) => return self.put_back(round, &error),
+        };
+        match self.delivery {
+            Delivery::AtLeastOnce => self.send_all(&producer, round).await,
+            Delivery::ExactlyOnce => self.write_in_transaction(producer, round, commits).await,
         }
     }
 
-    fn outgoing(&self, route: &Route, extent: Extent) -> Outgoing {
-        let Route { work, failure, failed_at, to, dead_letter_topic } = route;
+    /// Makes ready to write, so that what a worker of the same name has left open is ended. Failing is no matter: it is
+    /// done again when there is something to write.
+    pub async fn prepare(self: Arc<Self>) {
+        if let Err(error) = self.producer().await {
+            debug!(%error, "could not make the producer yet");
+        }
+    }
+
+    async fn write_in_transaction(
+        self: Arc<Self>,
+        producer: Producer,
+        round: Vec<Waiting>,
+        commits: &[Commit],
+    ) -> Vec<Written> {
+        if let Err(error) = producer.begin_transaction() {
+            self.discard();
+            return self.put_back(round, &error);
+        }
+        let written = self.send_all(&producer, round).await;
+        let all = written.iter().all(Result::is_ok);
+        let ended = match all {
+            true => self.clone().commit(&producer, commits).await,
+            false => Err(Failed::Aborted(KafkaError::Canceled)),
+        };
+        match ended {
+            Ok(()) => written,
+            Err(Failed::Aborted(error)) => {
+                self.clone().abort(producer).await;
+                let round = written.into_iter().map(|written| written.unwrap_or_else(|waiting| waiting));
+                // When a record could not be sent, that was said.
+                if all { self.put_back(round.collect(), &error) } else { round.map(Err).collect() }
+            }
+            Err(Failed::Unknown(error)) => {
+                warn!(%error, "it is not known whether a transaction was committed: asking the coordinator");
+                drop(producer);
+                match self.clone().was_committed(commits).await {
+                    true => written,
+                    false => {
+                        let round = written.into_iter().map(|written| written.unwrap_or_else(|waiting| waiting));
+                        self.put_back(round.collect(), &error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the offsets and ends the transaction.
+    async fn commit(self: Arc<Self>, producer: &Producer, commits: &[Commit]) -> Result<(), Failed> {
+        let (producer, commits) = (producer.clone(), commits.to_vec());
+        blocking(move || {
+            let list = self.member.list(&commits)?;
+            let credentials = self.member.credentials(&commits).ok_or(KafkaError::Canceled)?;
+            end_transaction(&producer, &list, &credentials)
+        })
+        .await
+        .unwrap_or(Err(Failed::Aborted(KafkaError::Canceled)))
+    }
+
+    /// Aborts the transaction; a producer that cannot even do that is replaced, which has the same effect.
+    async fn abort(self: Arc<Self>, producer: Producer) {
+        let aborted = blocking(move || until_answered(|| producer.abort_transaction(STEP_TIMEOUT))).await;
+        if let Some(Err(error)) = aborted {
+            debug!(%error, "could not abort a transaction: making a new producer");
+            self.discard();
+        }
+    }
+
+    /// Whether a transaction whose end was not heard of was committed.
+    ///
+    /// A new producer of the same name ends it one way or the other. What the group has committed then tells which: each
+    /// round finishes a record at least, so that no two rounds commit the same.
+    async fn was_committed(self: Arc<Self>, commits: &[Commit]) -> bool {
+        self.discard();
+        let partitions: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
+        let is_here = |committed: &BTreeMap<i32, (i64, String)>| {
+            let is_here = |commit: &Commit| {
+                committed
+                    .get(&commit.partition)
+                    .is_some_and(|(offset, metadata)| commit.offset == *offset && commit.metadata == *metadata)
+            };
+            commits.iter().any(is_here)
+        };
+        loop {
+            let ended = self.clone().producer().await;
+            let (writer, partitions) = (self.clone(), partitions.clone());
+            let answer = match ended {
+                Ok(_) => blocking(move || writer.member.committed(&partitions)).await,
+                Err(error) => Some(Err(error)),
+            };
+            match answer {
+                Some(Ok(committed)) => return is_here(&committed),
+                // The stage has ended, or the consumer has: whoever reads the partition next sees what holds.
+                None | Some(Err(KafkaError::Canceled)) => return false,
+                Some(Err(error)) => debug!(%error, "the coordinator does not say yet what was committed"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn send_all(&self, producer: &Producer, round: Vec<Waiting>) -> Vec<Written> {
+        join_all(round.into_iter().map(|waiting| self.send(producer, waiting))).await
+    }
+
+    /// Sends one record, and returns it once it is acknowledged or cannot be. One that Kafka finds too large asks for less
+    /// from then on.
+    async fn send(&self, producer: &Producer, mut waiting: Waiting) -> Written {
+        let outgoing = self.outgoing(&waiting);
+        let sent = match producer.send_result(to_future_record(&outgoing)) {
+            Ok(delivery) => match delivery.await {
+                Ok(Ok(_)) => return Ok(waiting),
+                Ok(Err((error, _))) => error,
+                Err(_) => KafkaError::Canceled,
+            },
+            Err((error, _)) => error,
+        };
+        let (partition, offset) = (waiting.route.work.record.partition, waiting.route.work.record.offset);
+        let (topic, to) = (&*waiting.route.work.record.topic, &*outgoing.topic);
+        match sent {
+            KafkaError::MessageProduction(Code::MessageSizeTooLarge) => {
+                debug!(topic, partition, offset, to, "too large for Kafka");
+                // A broker refuses a request as if each record in it were too large.
+                let was_alone = std::mem::replace(&mut waiting.alone, true) || footprint(&outgoing) >= BATCH_BYTES;
+                if was_alone {
+                    shrink(&mut waiting.route, &mut waiting.extent);
+                }
+            }
+            KafkaError::MessageProduction(Code::PurgeQueue | Code::PurgeInflight) => {}
+            error => {
+                warn!(topic, partition, offset, to, %error, "could not write the record, it is tried again");
+                if matches!(error, KafkaError::MessageProduction(Code::Fatal)) {
+                    self.discard();
+                }
+            }
+        }
+        Err(waiting)
+    }
+
+    fn outgoing(&self, waiting: &Waiting) -> Outgoing {
+        let Route { work, failure, failed_at, to, dead_letter_topic } = &waiting.route;
         let failed = FailedRecord { record: &work.record, provenance: &work.past, failure, failed_at: *failed_at };
         match to {
             Destination::Retry { due, .. } => self.scribe.retry(failed, *due, &self.retry_topic),
-            Destination::DeadLetter { reason } => self.scribe.dead_letter(failed, *reason, dead_letter_topic, extent),
-        }
-    }
-
-    /// Producers that have met a fatal error never write again: new ones take their place. Many writes see the error
-    /// of one producer, and only the first of them replaces it.
-    fn renew(&self, failed_generation: u64) {
-        let mut producers = self.producers.lock().unwrap_or_else(PoisonError::into_inner);
-        if producers.generation != failed_generation {
-            return;
-        }
-        match Producers::new(&self.connection, failed_generation + 1) {
-            Ok(new) => {
-                let old = std::mem::replace(&mut *producers, new);
-                // Dropping a producer waits for what it still holds.
-                tokio::task::spawn_blocking(move || drop(old));
+            Destination::DeadLetter { reason } => {
+                self.scribe.dead_letter(failed, *reason, dead_letter_topic, waiting.extent)
             }
-            Err(error) => error!(%error, "could not make a new producer"),
+        }
+    }
+
+    fn put_back(&self, round: Vec<Waiting>, error: &KafkaError) -> Vec<Written> {
+        let records = round.len();
+        match error {
+            // The group is in a rebalance, or we are no longer in it: that is said elsewhere.
+            KafkaError::Canceled => debug!(records, "could not write records now"),
+            KafkaError::Transaction(error) if error.code() == Code::TransactionalIdAuthorizationFailed => {
+                let id = &self.transactional_id;
+                warn!(
+                    records,
+                    id,
+                    "Kafka refuses transactions of this id: allow it to write and describe, or set delivery: AtLeastOnce"
+                );
+            }
+            KafkaError::Transaction(error) if is_of_an_old_generation(error) => {
+                info!(records, %error, "a rebalance came first: writing the records in the next round");
+            }
+            error => warn!(records, %error, "could not write records, they are tried again"),
+        }
+        round.into_iter().map(Err).collect()
+    }
+
+    /// The producer; one that is made first ends what another of its name has left open.
+    async fn producer(self: Arc<Self>) -> KafkaResult<Producer> {
+        if let Some(producer) = &*self.held() {
+            return Ok(producer.clone());
+        }
+        let made = {
+            let writer = self.clone();
+            blocking(move || match writer.delivery {
+                Delivery::AtLeastOnce => writer.connection.producer(DELIVERY_TIMEOUT),
+                Delivery::ExactlyOnce => {
+                    let id = &writer.transactional_id;
+                    let producer = writer.connection.transactional_producer(id, DELIVERY_TIMEOUT)?;
+                    producer.init_transactions(STEP_TIMEOUT)?;
+                    Ok(producer)
+                }
+            })
+        };
+        let made = made.await.unwrap_or(Err(KafkaError::Canceled))?;
+        *self.held() = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Gives the producer up.
+    fn discard(&self) {
+        let old = self.held().take();
+        // Dropping a producer waits for what it still holds.
+        tokio::task::spawn_blocking(move || drop(old));
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Option<Producer>> {
+        self.producer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn end_transaction(
+    producer: &Producer,
+    offsets: &TopicPartitionList,
+    credentials: &ConsumerGroupMetadata,
+) -> Result<(), Failed> {
+    until_answered(|| producer.send_offsets_to_transaction(offsets, credentials, STEP_TIMEOUT))?;
+    until_answered(|| producer.commit_transaction(STEP_TIMEOUT)).map_err(|error| match &error {
+        KafkaError::Transaction(refused) if refused.txn_requires_abort() => Failed::Aborted(error),
+        _ => Failed::Unknown(error),
+    })
+}
+
+/// Asks again as long as librdkafka says that this is what to do.
+fn until_answered(mut step: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> {
+    loop {
+        match step() {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() => {
+                debug!(%error, "a step of a transaction takes longer");
+            }
+            answer => return answer,
         }
     }
 }
 
-async fn send(producer: &FutureProducer<LogContext>, outgoing: &Outgoing) -> Result<(), KafkaError> {
-    let delivery = producer.send_result(to_future_record(outgoing)).map_err(|(error, _)| error)?;
-    match delivery.await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err((error, _))) => Err(error),
-        Err(_) => Err(KafkaError::Canceled),
-    }
+/// Whether the broker refused a commit because the group has moved on.
+fn is_of_an_old_generation(error: &RDKafkaError) -> bool {
+    matches!(
+        error.code(),
+        Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress | Code::StaleMemberEpoch
+    )
 }
 
-fn is_too_large(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
+/// Runs what blocks on a thread that may. `None` when the runtime ends.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// Makes a route ask for less. A retry record is all or nothing: one that does not fit becomes a dead letter.
-fn shrink(route: &mut Route, extent: &mut Extent) -> bool {
-    if let (Destination::DeadLetter { .. }, smaller) = (&route.to, extent.smaller()) {
-        *extent = smaller.unwrap_or(*extent);
-        return smaller.is_some();
+/// What a record takes in a request, at least.
+fn footprint(outgoing: &Outgoing) -> usize {
+    let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
+    let headers = outgoing.headers.iter().map(|header| header.name.len() + len(&header.value));
+    len(&outgoing.key) + len(&outgoing.value) + headers.sum::<usize>()
+}
+
+/// Makes a route ask for less. A retry record is all or nothing: one that does not fit becomes a dead letter. A dead letter
+/// that has nothing left to omit stays as it is.
+fn shrink(route: &mut Route, extent: &mut Extent) {
+    if let Destination::DeadLetter { .. } = &route.to {
+        if let Some(smaller) = extent.smaller() {
+            *extent = smaller;
+        } else {
+            let (partition, offset) = (route.work.record.partition, route.work.record.offset);
+            warn!(partition, offset, "not even what is known of the record fits into a dead letter");
+        }
+        return;
     }
     let error = format!("RecordTooLargeException: no room for retry headers; it failed with {}", route.failure.message);
     let stack_trace = route.failure.stack_trace.take();
     route.failure = Failure { stack_trace, ..Failure::from_text(FailureKind::Permanent, &error) };
     route.to = Destination::DeadLetter { reason: Reason::Permanent };
-    true
 }

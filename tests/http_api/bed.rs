@@ -271,7 +271,7 @@ impl Bed {
 
     /// Reads the record that an answer says was written.
     pub async fn read_back(&self, answer: &Answer) -> Record {
-        let consumer: StreamConsumer = self.connection.consumer("reader", Duration::from_secs(6)).create().unwrap();
+        let consumer: StreamConsumer = self.connection.observer().set("group.id", "reader").create().unwrap();
         let place = |name: &str| answer.body[name].as_i64().unwrap();
         let topic = answer.body["topic"].as_str().unwrap();
         let mut assignment = TopicPartitionList::new();

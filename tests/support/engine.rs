@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::pipeline::{Delivery, Pipeline};
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::worker::metrics::StageMetrics;
 use lazaret::worker::process::{Process, ProcessSettings, Summary};
 
-use super::eventually;
+use super::{eventually, kafka};
 
 /// A running pipeline.
 pub struct Engine {
@@ -22,7 +22,12 @@ impl Engine {
     }
 
     pub async fn start_stages(address: &str, pipeline: &Pipeline, stages: &[Stage]) -> Self {
-        let pipeline = Arc::new(pipeline.clone());
+        let mut pipeline = pipeline.clone();
+        if address != kafka() {
+            // As `lazaret dev` does: the embedded broker knows no transactions.
+            pipeline.delivery = Delivery::AtLeastOnce;
+        }
+        let pipeline = Arc::new(pipeline);
         let mut process = Process::open(ProcessSettings {
             stages: stages.iter().map(|stage| (pipeline.clone(), *stage)).collect(),
             connection: Connection::new(address),

@@ -1,0 +1,122 @@
+//! This worker as a member of its group, for those who commit.
+//!
+//! A commit counts only while its partitions are ours. The broker sees to that by the generation of the group (KIP-447):
+//! what a worker sends that was taken for dead is refused. Two things are left to see to here, because whoever commits
+//! asks for the generation at a time of its own: that the partitions are still the ones that were meant, and that there
+//! is a generation at all. To a commit without one, as from a worker that has just been expelled, a broker says yes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rdkafka::bindings as ffi;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::group::Group;
+use super::work::{AssignmentId, Commit};
+
+/// How long the coordinator may take to say what was committed.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The assignments that this worker holds: what it reads, and what it is about to give up.
+#[derive(Debug, Default)]
+pub(super) struct Held(Mutex<BTreeSet<AssignmentId>>);
+
+impl Held {
+    pub fn insert(&self, id: AssignmentId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Lets go of an assignment. Nothing is committed for it from now on.
+    pub fn remove(&self, id: AssignmentId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+}
+
+/// This worker as a member of its group. The consumer is gone once the source has left the group.
+#[derive(Clone)]
+pub(super) struct Member(Weak<BaseConsumer<Group>>);
+
+impl Member {
+    pub fn new(consumer: Weak<BaseConsumer<Group>>) -> Self {
+        Self(consumer)
+    }
+
+    /// What proves to the broker that these commits are ours to make, `None` when they are not, or not now. It blocks.
+    pub fn credentials(&self, commits: &[Commit]) -> Option<ConsumerGroupMetadata> {
+        let consumer = self.0.upgrade()?;
+        // Under this lock nothing that we hold can be given up, and librdkafka joins no further generation before we have
+        // given up what it says. What it tells of the group now is then of a generation in which all of it is ours.
+        let held = consumer.context().held().0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = commits.iter().all(|commit| held.contains(&commit.assignment));
+        let credentials = consumer.group_metadata().filter(|_| ours)?;
+        (generation(&consumer) > 0).then_some(credentials)
+    }
+
+    /// Commits offsets with their metadata. It blocks until the coordinator has answered.
+    pub fn commit(&self, commits: &[Commit]) -> KafkaResult<()> {
+        self.credentials(commits).ok_or(KafkaError::Canceled)?;
+        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
+        consumer.commit(&self.list(commits)?, CommitMode::Sync)
+    }
+
+    /// What is committed for the partitions for which something is: offset and metadata. It blocks.
+    ///
+    /// The coordinator does not answer while a transaction is open that commits for one of them.
+    pub fn committed(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
+        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
+        let list = consumer.committed_offsets(consumer.context().list(partitions), COMMITTED_TIMEOUT)?;
+        let committed = list.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
+            (Err(error), _) => Some(Err(error)),
+            (Ok(()), Offset::Offset(offset)) => {
+                Some(Ok((element.partition(), (offset, element.metadata().to_owned()))))
+            }
+            _ => None,
+        });
+        committed.collect()
+    }
+
+    /// Where the log of each of the partitions begins. It blocks.
+    pub fn log_starts(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, i64>> {
+        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
+        let mut list = consumer.context().list(partitions);
+        // In this call an offset stands for a time, and the beginning for the time of the first record.
+        list.set_all_offsets(Offset::Beginning)?;
+        let starts = consumer.offsets_for_times(list, COMMITTED_TIMEOUT)?;
+        let starts = starts.elements().into_iter().map(|element| {
+            element.error()?;
+            Ok((element.partition(), element.offset().to_raw().unwrap_or(0)))
+        });
+        starts.collect()
+    }
+
+    /// The commits as librdkafka takes them.
+    pub fn list(&self, commits: &[Commit]) -> KafkaResult<TopicPartitionList> {
+        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
+        let topic = consumer.context().topic();
+        let mut list = TopicPartitionList::with_capacity(commits.len());
+        for Commit { partition, offset, metadata, .. } in commits {
+            let mut element = list.add_partition(topic, *partition);
+            element.set_offset(Offset::Offset(*offset))?;
+            element.set_metadata(metadata);
+        }
+        Ok(list)
+    }
+}
+
+/// The generation of the group that this consumer is a member of (KIP-848: its epoch); 0 or less when it is none.
+fn generation(consumer: &BaseConsumer<Group>) -> i32 {
+    // SAFETY: the client is alive as long as `consumer` is. The call returns null or an object of our own, which the second
+    // one only reads and the third one frees, once.
+    unsafe {
+        let metadata = ffi::rd_kafka_consumer_group_metadata(consumer.client().native_ptr());
+        if metadata.is_null() {
+            return -1;
+        }
+        let generation = ffi::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        ffi::rd_kafka_consumer_group_metadata_destroy(metadata);
+        generation
+    }
+}
