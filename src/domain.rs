@@ -23,6 +23,7 @@
 //! | [`commit_metadata`] | finished offsets above the committed one, as text |
 //! | [`rebalance`] | which steps are one rebalance |
 //! | [`round`] | what may be routed together, and what is committed with it |
+//! | [`tally`] | how many records a partition holds |
 //! | [`switch`] | which of several settings of a switch holds |
 
 pub mod commit_metadata;
@@ -42,5 +43,6 @@ pub mod record;
 pub mod round;
 pub mod rules;
 pub mod switch;
+pub mod tally;
 pub mod time;
 pub mod topic;

@@ -3,6 +3,7 @@
 //! What these modules do is thin; what is decided is decided in [`crate::domain`].
 
 pub mod connection;
+pub mod counter;
 pub mod embedded;
 pub mod observer;
 pub mod record;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
+use lazaret::kafka::connection::Connection;
+use lazaret::kafka::counter::Counter;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 use support::engine::Engine;
@@ -322,6 +324,13 @@ async fn gaps_of_transactions_and_their_aborted_records_stop_nothing() {
     assert_eq!((engine.processed(), engine.dead_lettered()), (25, 1));
     engine.stop().await;
     assert!(everything_is_committed(&address, &pipeline.main.group_id, &topic));
+    let counter = Counter::new(&Connection::new(&address)).unwrap();
+    let dlt = pipeline.policy.default.dead_letter_topic.clone();
+    let count = async || counter.count(vec![pipeline.main.topic.clone(), dlt.clone()]).await.unwrap();
+    assert_eq!(count().await, [(topic.clone(), 26), (dlt.to_string(), 1)].into(), "markers are no records");
+    write_json(&Broker::Kafka, &pipeline, None, &json!({"amount": 1})).await;
+    support::topics::delete_records(&address, &topic, 0, 8).await;
+    assert_eq!(count().await[&topic], 27 - 5, "of the first eight offsets one has a marker and two an aborted record");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,5 @@
 //! Asks a cluster what it holds, and whether it can be reached at all.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,15 +60,6 @@ impl Observer {
         .await
     }
 
-    /// How many records each of the topics holds, from the distance of its offsets.
-    ///
-    /// That distance is exact while nobody writes to them in transactions and no compaction runs: both take offsets
-    /// without leaving a record.
-    pub async fn count(&self, topics: Vec<Arc<str>>) -> Result<BTreeMap<String, u64>, KafkaError> {
-        self.ask(move |client| topics.iter().map(|topic| Ok((topic.to_string(), count(client, topic)?))).collect())
-            .await
-    }
-
     /// librdkafka's questions block: they are asked on a thread that may.
     async fn ask<T: Send + 'static>(
         &self,
@@ -81,13 +71,4 @@ impl Observer {
             Err(_) => Err(KafkaError::Canceled),
         }
     }
-}
-
-fn count(client: &BaseConsumer<DefaultConsumerContext>, topic: &str) -> Result<u64, KafkaError> {
-    let metadata = client.fetch_metadata(Some(topic), TIMEOUT)?;
-    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-    partitions
-        .map(|partition| client.fetch_watermarks(topic, partition.id(), TIMEOUT))
-        .map(|watermarks| watermarks.map(|(low, high)| u64::try_from(high - low).unwrap_or(0)))
-        .sum()
 }

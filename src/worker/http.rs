@@ -38,6 +38,7 @@ use super::processor::FaultSwitch;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::LogContext;
+use crate::kafka::counter::Counter;
 use crate::kafka::observer::{Observer, Reachability};
 
 /// One stage that runs in this process.
@@ -65,8 +66,10 @@ pub struct Api {
     pub kafka: watch::Receiver<Reachability>,
     /// Where Kafka is, to be named when it does not answer.
     pub bootstrap_servers: String,
-    /// Counts dead letters.
+    /// Tells why a record could not be written.
     pub observer: Observer,
+    /// Counts dead letters.
+    pub counter: Counter,
     /// Writes what is posted. Its delivery timeout bounds how long a client waits.
     pub producer: FutureProducer<LogContext>,
     /// The name of this process.

@@ -21,6 +21,7 @@ use super::{StartError, Worker, WorkerSettings};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
+use crate::kafka::counter::Counter;
 use crate::kafka::observer::{Observer, Reachability};
 
 /// How long a record that came in over HTTP may take to be acknowledged.
@@ -122,6 +123,7 @@ impl Process {
             kafka: kafka.clone(),
             bootstrap_servers: settings.connection.bootstrap_servers().to_owned(),
             observer: observer.clone(),
+            counter: Counter::new(&settings.connection)?,
             producer,
             worker: settings.name.clone(),
         };

@@ -10,6 +10,7 @@ use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::domain::record::Record;
 use lazaret::kafka::connection::{Connection, LogContext};
+use lazaret::kafka::counter::Counter;
 use lazaret::kafka::embedded::EmbeddedBroker;
 use lazaret::kafka::observer::{Observer, Reachability};
 use lazaret::kafka::record::to_record;
@@ -169,6 +170,7 @@ impl Bed {
             kafka: receiver,
             bootstrap_servers: bootstrap_servers.clone(),
             observer: Observer::new(&connection).unwrap(),
+            counter: Counter::new(&connection).unwrap(),
             producer: producer(&connection, settings),
             worker: "worker-0".into(),
         };

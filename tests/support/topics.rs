@@ -148,6 +148,13 @@ pub async fn delete(address: &str, topic: &str) {
     deleted[0].as_ref().unwrap();
 }
 
+/// Deletes the records of a partition below an offset, as retention does.
+pub async fn delete_records(address: &str, topic: &str, partition: i32, below: i64) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(below)).unwrap();
+    admin(address).delete_records(&list, &AdminOptions::new()).await.unwrap();
+}
+
 /// What is set on a topic itself.
 pub async fn config(address: &str, topic: &str) -> BTreeMap<String, String> {
     let resource = ResourceSpecifier::Topic(topic);

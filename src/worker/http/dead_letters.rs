@@ -29,7 +29,7 @@ pub struct DeadLetterCount {
 ))]
 pub async fn count_dead_letters(State(api): State<Arc<Api>>) -> Result<Json<DeadLetterCount>, Problem> {
     let topics: BTreeSet<_> = api.pipelines().flat_map(|pipeline| pipeline.policy.dead_letter_topics()).collect();
-    let topics = api.observer.count(topics.into_iter().collect()).await.map_err(|error| {
+    let topics = api.counter.count(topics.into_iter().collect()).await.map_err(|error| {
         let detail = format!("Kafka at {} does not answer: {error}", api.bootstrap_servers);
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     })?;

@@ -1,0 +1,115 @@
+//! Counts the records of topics, as somebody who reads only what was committed would.
+//!
+//! It reads each record once and remembers its offset (see [`Tally`]); what came since is read when it is asked again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::connection::Connection;
+use crate::domain::tally::Tally;
+
+/// How long Kafka may take to answer a question, or to send the next record.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Counts records.
+#[derive(Clone)]
+pub struct Counter(Arc<Mutex<Reader>>);
+
+struct Reader {
+    consumer: BaseConsumer,
+    tallies: BTreeMap<Arc<str>, BTreeMap<i32, Tally>>,
+}
+
+impl Counter {
+    /// Prepares to count. Nothing is sent yet.
+    pub fn new(connection: &Connection) -> KafkaResult<Self> {
+        let mut config = connection.observer();
+        config
+            // It reads without being a member of any group; librdkafka wants a name all the same.
+            .set("group.id", "lazaret-counter")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("queued.max.messages.kbytes", "16384")
+            // What is asked for while Kafka is away is an error to whoever asked.
+            .set("log_level", "2");
+        Ok(Self(Arc::new(Mutex::new(Reader { consumer: config.create()?, tallies: BTreeMap::new() }))))
+    }
+
+    /// How many records each of the topics holds.
+    pub async fn count(&self, topics: Vec<Arc<str>>) -> Result<BTreeMap<String, u64>, KafkaError> {
+        let reader = self.0.clone();
+        let count = move || {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.count(&topics)
+        };
+        // It fails only when the runtime ends.
+        tokio::task::spawn_blocking(count).await.unwrap_or(Err(KafkaError::Canceled))
+    }
+}
+
+impl Reader {
+    fn count(&mut self, topics: &[Arc<str>]) -> KafkaResult<BTreeMap<String, u64>> {
+        topics.iter().map(|topic| Ok((topic.to_string(), self.count_topic(topic)?))).collect()
+    }
+
+    fn count_topic(&mut self, topic: &Arc<str>) -> KafkaResult<u64> {
+        let tallies = self.tallies.entry(topic.clone()).or_default();
+        let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+        let mut behind = BTreeMap::new();
+        for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()) {
+            let (low, high) = self.consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
+            let tally = tallies.entry(partition).or_default();
+            if high < tally.next() {
+                // It was deleted and made again.
+                *tally = Tally::default();
+            }
+            tally.forget_below(low);
+            if tally.next() < high {
+                behind.insert(partition, high);
+            }
+        }
+        if !behind.is_empty() {
+            let read = read(&self.consumer, topic, tallies, behind);
+            // Or it would go on to fetch.
+            self.consumer.unassign()?;
+            read?;
+        }
+        Ok(tallies.values().map(Tally::count).sum())
+    }
+}
+
+/// Reads partitions to their ends.
+fn read(
+    consumer: &BaseConsumer,
+    topic: &str,
+    tallies: &mut BTreeMap<i32, Tally>,
+    mut behind: BTreeMap<i32, i64>,
+) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::new();
+    for partition in behind.keys() {
+        let next = tallies.get(partition).map_or(0, Tally::next);
+        list.add_partition_offset(topic, *partition, Offset::Offset(next))?;
+    }
+    consumer.assign(&list)?;
+    while !behind.is_empty() {
+        match consumer.poll(TIMEOUT) {
+            Some(Ok(message)) => tallies.entry(message.partition()).or_default().note(message.offset()),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                if let Some(end) = behind.remove(&partition) {
+                    tallies.entry(partition).or_default().read_up_to(end);
+                }
+            }
+            Some(Err(error)) => return Err(error),
+            None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
+        }
+    }
+    Ok(())
+}
