@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench kill-test scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
+.PHONY: help demo test bench chaos scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
@@ -18,12 +18,11 @@ bench: ## measure the engine against a Kafka node
 	@scripts/needs.sh test
 	scripts/with-kafka.sh cargo bench --locked --bench engine
 
-kill-test: export LAZARET_KILLS ?= 50
-kill-test: export LAZARET_KILL_RECORDS ?= 100000
-kill-test: ## kill a worker again and again under load, and count every record afterwards
+chaos: export LAZARET_CHAOS_MINUTES ?= 5
+chaos: ## let workers, three brokers and the endpoint fail under load, and account for every record afterwards
 	@scripts/needs.sh build
 	@scripts/needs.sh test
-	scripts/with-kafka.sh cargo test --release --locked --test kill -- --nocapture
+	cargo test --release --locked --test chaos -- --nocapture
 
 scale-test: export LAZARET_PIPELINES ?= 200
 scale-test: export LAZARET_IDLE_SECONDS ?= 300

@@ -1,0 +1,108 @@
+//! A user's endpoint that answers each record as its number says, and remembers every call.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use tokio::net::TcpListener;
+
+use super::records::{Records, number};
+use super::support::processor::now;
+use super::verdict::Place;
+
+/// A call, as it came in. Times are epoch milliseconds.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Which of the pipelines.
+    pub pipeline: usize,
+    /// The caller's name and life.
+    pub caller: String,
+    /// What its idempotency key says.
+    pub place: Place,
+    pub number: Option<usize>,
+    pub attempt: u32,
+    /// Whether the body is the value of the record of that number.
+    pub intact: bool,
+    pub began: i64,
+    /// When and with which status; `None` when the caller was gone before.
+    pub answered: Option<(i64, u16)>,
+}
+
+pub struct Endpoint {
+    pub url: String,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    records: Vec<Records>,
+    calls: Mutex<Vec<Heard>>,
+    outage: AtomicBool,
+}
+
+impl Endpoint {
+    /// Starts it for pipelines with these records.
+    pub async fn start(records: Vec<Records>) -> Self {
+        let shared = Arc::new(Shared { records, calls: Mutex::default(), outage: AtomicBool::new(false) });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(answer).with_state(shared.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, shared }
+    }
+
+    pub fn calls(&self) -> Vec<Heard> {
+        self.shared.calls.lock().unwrap().clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.shared.calls.lock().unwrap().len()
+    }
+
+    /// Whether it answers 503 to everything. It does answer: a failure that nobody has seen could not be judged.
+    pub fn set_outage(&self, outage: bool) {
+        self.shared.outage.store(outage, Ordering::Relaxed);
+    }
+}
+
+/// A call is noted before its answer, and the answer when it is given: a caller that is killed in between cuts this off.
+async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let mut path = uri.path().trim_start_matches('/').splitn(2, '/');
+    let pipeline: usize = path.next().and_then(|index| index.parse().ok()).unwrap_or_default();
+    let caller = path.next().unwrap_or_default().to_owned();
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let attempt = text("lazaret-attempt").parse().unwrap_or_default();
+    let records = shared.records[pipeline];
+    let beside = headers.get("ce-number").map(|value| value.as_bytes());
+    let number = number(&body, beside);
+    let intact = number.is_some_and(|number| records.content(number).value.unwrap_or_default() == body);
+    let place = place(text("idempotency-key"));
+    let index = {
+        let mut calls = shared.calls.lock().unwrap();
+        let began = now();
+        calls.push(Heard { pipeline, caller, place, number, attempt, intact, began, answered: None });
+        calls.len() - 1
+    };
+    let outage = shared.outage.load(Ordering::Relaxed);
+    let pause = number.map_or(0, |number| records.pause(number, attempt));
+    // Who is out of order says so at once.
+    tokio::time::sleep(Duration::from_millis(if outage { pause % 20 } else { pause })).await;
+    let status = match number {
+        _ if outage => 503,
+        Some(number) => records.fate(number).answer(attempt),
+        None => 200,
+    };
+    shared.calls.lock().unwrap()[index].answered = Some((now(), status));
+    StatusCode::from_u16(status).unwrap()
+}
+
+/// The place in `"topic:partition:offset"`, quotes included.
+fn place(key: &str) -> Place {
+    let mut parts = key.trim_matches('"').rsplit(':');
+    let offset = parts.next().and_then(|offset| offset.parse().ok());
+    let partition = parts.next().and_then(|partition| partition.parse().ok());
+    partition.zip(offset).unwrap_or((-1, -1))
+}

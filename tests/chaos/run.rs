@@ -1,0 +1,159 @@
+//! The course of a run: faults begin and end as planned, and the history says when.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::brokers::Cluster;
+use super::endpoint::Endpoint;
+use super::schedule::{Kind, Planned};
+use super::support::processor::now;
+use super::verdict::Fault;
+use super::workers::{Site, Stop, Worker};
+
+/// A worker may say that it could not finish when it stops at most so many milliseconds after a broker was disturbed: its
+/// coordinator may have been that one, or wait for it.
+const AFTERMATH: i64 = 20_000;
+
+pub struct Run {
+    pub site: Site,
+    pub cluster: Cluster,
+    pub endpoint: Endpoint,
+    pub workers: Vec<Worker>,
+    pub history: Vec<Happened>,
+    pub faults: Vec<Fault>,
+    stops: Vec<Stop>,
+}
+
+/// A fault that came. Times are epoch milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Happened {
+    pub kind: Kind,
+    pub from: i64,
+    /// When what was disturbed was whole again; the end of time as long as it is not.
+    pub until: i64,
+}
+
+impl Run {
+    pub fn start(site: Site, cluster: Cluster, endpoint: Endpoint) -> Self {
+        let mut workers = site.workers();
+        workers.iter_mut().for_each(|worker| worker.start(&site));
+        Self { site, cluster, endpoint, workers, history: vec![], faults: vec![], stops: vec![] }
+    }
+
+    /// Lets all faults come and go.
+    pub async fn suffer(&mut self, planned: &[Planned]) {
+        let begins = planned.iter().map(|fault| (fault.at, true, fault));
+        let ends = planned.iter().map(|fault| (fault.end(), false, fault));
+        let mut events: Vec<_> = begins.chain(ends).collect();
+        events.sort_by_key(|(at, _, fault)| (*at, fault.at));
+        let (began, mut late) = (Instant::now(), Duration::ZERO);
+        for (at, begins, fault) in events {
+            sleep_until(began + at + late).await;
+            match begins {
+                true => self.begin(*fault).await,
+                false => self.end(*fault).await,
+            }
+            // What had to be waited for moves all that comes after it.
+            late = late.max(began.elapsed().saturating_sub(at));
+        }
+    }
+
+    async fn begin(&mut self, Planned { kind, victim, .. }: Planned) {
+        if kind.is_of_brokers() {
+            // The plan leaves time for it, but not on every machine enough.
+            self.heal_brokers().await;
+        }
+        self.look_for_the_dead();
+        println!("{} {kind} {victim}", now());
+        self.history.push(Happened { kind, from: now(), until: i64::MAX });
+        match kind {
+            Kind::WorkerKill => self.workers[victim].kill(),
+            Kind::WorkerTerm | Kind::WorkerAway => self.workers[victim].ask_to_stop(),
+            Kind::WorkerPause => self.workers[victim].signal("STOP"),
+            Kind::BrokerKill => self.cluster.kill(victim),
+            Kind::BrokerTerm => self.cluster.signal(victim, "TERM"),
+            Kind::BrokerPause => self.cluster.signal(victim, "STOP"),
+            Kind::Outage => self.endpoint.set_outage(true),
+        }
+    }
+
+    async fn end(&mut self, Planned { kind, victim, .. }: Planned) {
+        match kind {
+            Kind::WorkerKill => self.workers[victim].start(&self.site),
+            Kind::WorkerTerm | Kind::WorkerAway => {
+                self.stops.push(self.workers[victim].stopped().await);
+                self.workers[victim].start(&self.site);
+            }
+            Kind::WorkerPause => self.workers[victim].signal("CONT"),
+            Kind::BrokerKill => self.cluster.start_broker(victim),
+            Kind::BrokerTerm => {
+                self.cluster.ended(victim).await;
+                self.cluster.start_broker(victim);
+            }
+            Kind::BrokerPause => self.cluster.signal(victim, "CONT"),
+            Kind::Outage => self.endpoint.set_outage(false),
+        }
+        // A broker is whole only when the others have its replicas in sync again.
+        if !kind.is_of_brokers() {
+            let open = self.history.iter_mut().find(|happened| happened.kind == kind && happened.until == i64::MAX);
+            open.into_iter().for_each(|happened| happened.until = now());
+        }
+    }
+
+    async fn heal_brokers(&mut self) {
+        self.cluster.heal().await;
+        let open = self.history.iter_mut().filter(|past| past.kind.is_of_brokers() && past.until == i64::MAX);
+        open.for_each(|happened| happened.until = now());
+    }
+
+    /// Waits until the cluster is whole again.
+    pub async fn heal(&mut self) {
+        self.heal_brokers().await;
+        self.look_for_the_dead();
+    }
+
+    fn look_for_the_dead(&mut self) {
+        for worker in &mut self.workers {
+            if let Some(status) = worker.died() {
+                self.faults.push(Fault::Died { worker: worker.name.clone(), status: status.to_string() });
+                worker.start(&self.site);
+            }
+        }
+    }
+
+    /// Stops all workers, and judges how they stopped over the whole run.
+    pub async fn stop(&mut self) {
+        self.look_for_the_dead();
+        self.workers.iter_mut().for_each(Worker::ask_to_stop);
+        for worker in &mut self.workers {
+            self.stops.push(worker.stopped().await);
+        }
+        let disturbed: Vec<_> = self.history.iter().filter(|past| past.kind.is_of_brokers()).collect();
+        for stop in &self.stops {
+            let excused = disturbed
+                .iter()
+                .any(|past| past.from <= stop.until && stop.from <= past.until.saturating_add(AFTERMATH));
+            match stop.code {
+                Some(0) => {}
+                Some(1) if excused => {}
+                _ => self.faults.push(Fault::UncleanStop(stop.clone())),
+            }
+        }
+    }
+
+    /// How often workers said that they could not finish when they stopped.
+    pub fn unfinished_stops(&self) -> usize {
+        self.stops.iter().filter(|stop| stop.code != Some(0)).count()
+    }
+
+    /// How often each kind of fault came.
+    pub fn counts(&self) -> BTreeMap<Kind, usize> {
+        let mut counts = BTreeMap::new();
+        for happened in &self.history {
+            *counts.entry(happened.kind).or_default() += 1;
+        }
+        counts
+    }
+}

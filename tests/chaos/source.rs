@@ -1,0 +1,160 @@
+//! The producers of a run: one writes record after record, the other one in transactions of which some are aborted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
+
+use super::records::{Records, mixed};
+use super::verdict::Place;
+
+/// What became of a record that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It is acknowledged, and so is its transaction.
+    Committed,
+    /// Its transaction was aborted.
+    Aborted,
+    /// Nobody said.
+    Unsure,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    pub number: usize,
+    /// Where it went, if that was said.
+    pub place: Option<Place>,
+    pub sent: Sent,
+}
+
+/// The numbers of records in transactions begin here.
+const IN_TRANSACTIONS: usize = 100_000_000;
+
+/// The time between two lots of records.
+const TICK: Duration = Duration::from_millis(40);
+
+/// How long a call of the transactional producer may wait before it is made again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn settings(address: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address).set("partitioner", "murmur2_random").set("linger.ms", "5");
+    config.set("enable.idempotence", "true").set("message.timeout.ms", "120000");
+    config.set("reconnect.backoff.max.ms", "1000").set("log_level", "2");
+    config
+}
+
+fn send(producer: &FutureProducer, topic: &str, records: &Records, number: usize) -> Option<DeliveryFuture> {
+    let content = records.content(number);
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic);
+    (record.key, record.payload) = (content.key.as_deref(), content.value.as_deref());
+    if !content.headers.is_empty() {
+        let add = |headers: OwnedHeaders, (key, value): &(String, Option<Vec<u8>>)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        };
+        record.headers = Some(content.headers.iter().fold(OwnedHeaders::new(), add));
+    }
+    // A full queue is no reason to wait: what a run writes is not a fixed amount.
+    producer.send_result(record).ok()
+}
+
+/// Writes records at a steady pace until it is told to end, and waits for none before the next.
+pub async fn write_plainly(
+    address: String,
+    topic: String,
+    records: Records,
+    per_second: usize,
+    end: Arc<AtomicBool>,
+) -> Vec<Written> {
+    let producer: FutureProducer = settings(&address).create().unwrap();
+    let mut tick = tokio::time::interval(TICK);
+    let (mut under_way, mut began, mut next) = (vec![], 0, 0);
+    while !end.load(Ordering::Relaxed) {
+        tick.tick().await;
+        began += 1;
+        let due = began * per_second * TICK.as_millis() as usize / 1_000;
+        while next < due {
+            under_way.extend(send(&producer, &topic, &records, next).map(|delivery| (next, delivery)));
+            next += 1;
+        }
+    }
+    let mut written = vec![];
+    for (number, delivery) in under_way {
+        written.push(match delivery.await {
+            Ok(Ok(to)) => Written { number, place: Some((to.partition, to.offset)), sent: Sent::Committed },
+            _ => Written { number, place: None, sent: Sent::Unsure },
+        });
+    }
+    written
+}
+
+/// Writes records in transactions until it is told to end. One transaction in four is aborted, and one in twenty stays open
+/// for two seconds, during which a read_committed reader sees nothing behind it. Blocks.
+pub fn write_in_transactions(address: &str, topic: &str, records: Records, end: &AtomicBool) -> Vec<Written> {
+    let open = || {
+        let mut config = settings(address);
+        config.set("transactional.id", format!("{topic}-source")).set("transaction.timeout.ms", "30000");
+        let producer: FutureProducer = config.set("message.timeout.ms", "20000").create().unwrap();
+        // Nothing is written while the coordinator is away.
+        while producer.init_transactions(PATIENCE).is_err() && !end.load(Ordering::Relaxed) {}
+        producer
+    };
+    let (mut producer, mut written, mut next) = (open(), vec![], IN_TRANSACTIONS);
+    let runtime = tokio::runtime::Handle::current();
+    let mut number_of_transaction = 0;
+    while !end.load(Ordering::Relaxed) {
+        number_of_transaction += 1;
+        let draw = mixed(records.seed ^ number_of_transaction);
+        if producer.begin_transaction().is_err() {
+            producer = open();
+            continue;
+        }
+        let (size, aborts, lingers) = (3 + draw % 10, (draw >> 8).is_multiple_of(4), (draw >> 16).is_multiple_of(20));
+        let numbers = next..next + size as usize;
+        next = numbers.end;
+        let sent: Vec<_> = numbers.map(|number| (number, send(&producer, topic, &records, number))).collect();
+        std::thread::sleep(Duration::from_millis(if lingers { 2_000 } else { 20 + (draw >> 24) % 300 }));
+        let outcome = match aborts {
+            // An abort throws away what is not sent yet; what it is to leave in the log must be there.
+            true => {
+                let _ = producer.flush(PATIENCE);
+                abort(&producer)
+            }
+            false => commit(&producer),
+        };
+        if outcome == Sent::Unsure {
+            producer = open();
+        }
+        for (number, delivery) in sent {
+            let place =
+                delivery.and_then(|delivery| runtime.block_on(delivery).ok()?.ok()).map(|to| (to.partition, to.offset));
+            written.push(Written { number, place, sent: outcome });
+        }
+    }
+    written
+}
+
+fn commit(producer: &FutureProducer) -> Sent {
+    loop {
+        match producer.commit_transaction(PATIENCE) {
+            Ok(()) => return Sent::Committed,
+            Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+            Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => return abort(producer),
+            Err(_) => return Sent::Unsure,
+        }
+    }
+}
+
+fn abort(producer: &FutureProducer) -> Sent {
+    loop {
+        match producer.abort_transaction(PATIENCE) {
+            Ok(()) => return Sent::Aborted,
+            Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+            Err(_) => return Sent::Unsure,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What a run prints at its end.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::endpoint::Heard;
+use super::run::Run;
+use super::variant::Variant;
+use super::verdict::{Fault, Seen, Sums};
+
+/// The summary. Of the times, the first is how long faults came, the second how long all of it took.
+pub fn of(
+    seed: &u64,
+    variant: &Variant,
+    run: &Run,
+    seen: &[Seen],
+    faults: &[Fault],
+    [suffered, all]: [Duration; 2],
+) -> String {
+    let mut text = format!("---- chaos: seed {seed}, variant {variant}\n");
+    let mut line = |name: &str, what: String| writeln!(text, "{name:<12}{what}").expect("a text takes all");
+    let minutes = |time: Duration| format!("{:.1} min", time.as_secs_f64() / 60.0);
+    line("time", format!("{} of faults, {} in all", minutes(suffered), minutes(all)));
+    let counts: Vec<_> = run.counts().iter().map(|(kind, count)| format!("{count} × {kind}")).collect();
+    line("faults", format!("{}: {}", run.history.len(), counts.join(", ")));
+    for (seen, name) in seen.iter().zip(["records", "compacted"]) {
+        let Sums { records, superseded, aborted, calls, cut_off, retries, dead_letters, .. } = Sums::of(seen);
+        let Sums { repeated_calls, repeated_routes, unanswered, .. } = Sums::of(seen);
+        line(name, format!("{records} readable, {superseded} compacted away, {aborted} aborted"));
+        line("", format!("{calls} calls, of which {cut_off} cut off, {repeated_calls} repeated"));
+        line(
+            "",
+            format!(
+                "{retries} retry records, {dead_letters} dead letters; {repeated_routes} repeated, {unanswered} without an answer"
+            ),
+        );
+    }
+    line("stops", format!("{} could not finish, all while a broker was away", run.unfinished_stops()));
+    line("stall", format!("{:.1} s without a call, at most", longest_stall(&run.endpoint.calls()) as f64 / 1_000.0));
+    for promise in Fault::PROMISES {
+        let count = faults.iter().filter(|fault| fault.promise() == promise).count();
+        line("violations", format!("{count} of `{promise}`"));
+    }
+    text
+}
+
+/// The longest time between two calls, in milliseconds.
+fn longest_stall(calls: &[Heard]) -> i64 {
+    let mut began: Vec<_> = calls.iter().map(|call| call.began).collect();
+    began.sort_unstable();
+    began.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
