@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
+.PHONY: help demo test bench chaos chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
@@ -23,6 +23,9 @@ chaos: ## let workers, three brokers and the endpoint fail under load, and accou
 	@scripts/needs.sh build
 	@scripts/needs.sh test
 	cargo test --release --locked --test chaos -- --nocapture
+
+chaos-proof: ## break the engine on purpose, promise by promise, and see that chaos notices
+	@scripts/chaos-proof.sh
 
 scale-test: export LAZARET_PIPELINES ?= 200
 scale-test: export LAZARET_IDLE_SECONDS ?= 300

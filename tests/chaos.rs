@@ -37,6 +37,7 @@ mod workers;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -50,7 +51,7 @@ use records::Records;
 use run::Run;
 use source::{Written, write_in_transactions, write_plainly};
 use support::pipeline::pipeline;
-use support::{DEADLINE, unique};
+use support::unique;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use variant::Variant;
 use verdict::{Fault, Reach, Terms, verify};
@@ -58,6 +59,9 @@ use workers::{Site, Told};
 
 /// How long faults come in a small run.
 const SMALL: Duration = Duration::from_secs(65);
+
+/// After this time without a call or a commit, nothing more is expected to happen.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// The records a second that the plain producer writes to each topic: the first and the compacted one.
 const RATE: [usize; 2] = [150, 50];
@@ -125,7 +129,8 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
         written.push([plain.await.unwrap(), in_transactions.await.unwrap()].concat());
     }
     let faults_took = began.elapsed();
-    wait_until_settled(&courses, &address, &run.endpoint).await;
+    let uncommitted = wait_until_settled(&courses, &address, &run.endpoint).await;
+    run.faults.extend(uncommitted);
     run.stop().await;
 
     let heard = run.endpoint.calls();
@@ -149,6 +154,18 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     );
     drop(run);
     fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn every_mutant_still_applies_to_the_tree_and_says_what_it_must_be_caught_as() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in fs::read_dir(root.join("tests/chaos/mutants")).unwrap() {
+        let patch = entry.unwrap().path();
+        let check = Command::new("git").current_dir(root).args(["apply", "--check"]).arg(&patch).output().unwrap();
+        assert!(check.status.success(), "{}: {}", patch.display(), String::from_utf8_lossy(&check.stderr));
+        let text = fs::read_to_string(&patch).unwrap();
+        assert!(text.lines().any(|line| line.starts_with("Expected: ")), "{}", patch.display());
+    }
 }
 
 /// A pipeline on a topic that keeps everything, and one on a compacted topic.
@@ -176,21 +193,19 @@ fn write(address: &str, course: &Course, rate: usize, end: &Arc<AtomicBool>) -> 
     (plain, spawn_blocking(move || write_in_transactions(&address, &topic, records, &end)))
 }
 
-/// Waits until everything is committed, or nothing happens any more: what is then missing is for the verdict to say.
-async fn wait_until_settled(courses: &[Course], address: &str, endpoint: &Endpoint) {
+/// Waits until everything is committed, or nothing happens any more: what is then missing is a fault. It may not take a stop
+/// or a rebalance to have it committed.
+async fn wait_until_settled(courses: &[Course], address: &str, endpoint: &Endpoint) -> Vec<Fault> {
     let (mut last, mut changed) = (None, Instant::now());
     loop {
         let reach: Vec<_> = block_in_place(|| courses.iter().flat_map(|course| course.reach(address)).collect());
-        if reach.iter().all(Reach::is_at_end) {
-            return;
-        }
+        let missing: Vec<_> = reach.iter().filter(|reach| !reach.is_at_end()).cloned().collect();
         let now = Some((endpoint.count(), reach));
         if now != last {
-            (last, changed) = (now.clone(), Instant::now());
+            (last, changed) = (now, Instant::now());
         }
-        if changed.elapsed() > DEADLINE {
-            let missing: Vec<_> = now.iter().flat_map(|(_, reach)| reach).filter(|reach| !reach.is_at_end()).collect();
-            return println!("nothing has happened for {DEADLINE:?}, and not everything is committed: {missing:#?}");
+        if missing.is_empty() || changed.elapsed() > QUIET {
+            return missing.into_iter().map(Fault::Uncommitted).collect();
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

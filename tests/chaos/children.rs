@@ -20,7 +20,7 @@ impl Process {
     pub fn start(program: &str, args: &[String], environment: &[(&str, &str)], log: &Path) -> Self {
         let log: File = OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", program]).args(args).env_remove("RUST_LOG").envs(environment.to_vec());
+        command.args(["--pdeathsig", "KILL", program]).args(args).envs(environment.to_vec());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         Self { child: command.spawn().unwrap() }
     }

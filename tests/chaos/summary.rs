@@ -1,5 +1,6 @@
 //! What a run prints at its end.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -37,6 +38,10 @@ pub fn of(
     }
     line("stops", format!("{} could not finish, all while a broker was away", run.unfinished_stops()));
     line("stall", format!("{:.1} s without a call, at most", longest_stall(&run.endpoint.calls()) as f64 / 1_000.0));
+    let mut names: BTreeMap<_, usize> = BTreeMap::new();
+    faults.iter().for_each(|fault| *names.entry(fault.name()).or_default() += 1);
+    let names: Vec<_> = names.iter().map(|(name, count)| format!("{name} × {count}")).collect();
+    line("found", if names.is_empty() { "nothing".to_owned() } else { names.join(", ") });
     for promise in Fault::PROMISES {
         let count = faults.iter().filter(|fault| fault.promise() == promise).count();
         line("violations", format!("{count} of `{promise}`"));

@@ -154,6 +154,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// In a word.
+    pub fn name(&self) -> String {
+        format!("{self:?}").chars().take_while(|c| c.is_alphanumeric()).collect()
+    }
+
     /// The promise that it breaks.
     pub fn promise(&self) -> &'static str {
         match self {
