@@ -13,6 +13,8 @@ mod brokers;
 mod children;
 #[path = "chaos/endpoint.rs"]
 mod endpoint;
+#[path = "chaos/hand_over.rs"]
+mod hand_over;
 #[path = "chaos/order.rs"]
 mod order;
 #[path = "chaos/read.rs"]
@@ -54,11 +56,11 @@ use support::pipeline::pipeline;
 use support::unique;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use variant::Variant;
-use verdict::{Fault, Reach, Terms, verify};
+use verdict::{Fault, Terms, verify};
 use workers::{Site, Told};
 
 /// How long faults come in a small run.
-const SMALL: Duration = Duration::from_secs(65);
+const SMALL: Duration = Duration::from_secs(75);
 
 /// After this time without a call or a commit, nothing more is expected to happen.
 const QUIET: Duration = Duration::from_secs(30);
@@ -138,7 +140,9 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     let mut seen = vec![];
     for (index, (course, written)) in courses.iter().zip(&written).enumerate() {
         let heard: Vec<Heard> = heard.iter().filter(|heard| heard.pipeline == index).cloned().collect();
-        let of_course = block_in_place(|| course.seen(&address, written, &heard));
+        let mut of_course = block_in_place(|| course.seen(&address, written, &heard));
+        of_course.quiet = run.quiet_times();
+        of_course.stops = run.stops.clone();
         faults.extend(verify(&of_course));
         seen.push(of_course);
     }

@@ -10,12 +10,12 @@ use super::variant::{MAX_ATTEMPTS, Ordering};
 use super::verdict::{Call, Fault, Place, Seen, Standing, Terms};
 
 /// What records share that wait for each other: a partition, and where keys have lanes of their own, a key.
-type Lane<'a> = (i32, Option<&'a [u8]>);
+pub type Lane<'a> = (i32, Option<&'a [u8]>);
 
 /// The begin of a call, its end, and the record.
 type Span = (i64, i64, Place);
 
-fn lane<'a>(seen: &'a Seen, place: Place) -> Option<Lane<'a>> {
+pub fn lane<'a>(seen: &'a Seen, place: Place) -> Option<Lane<'a>> {
     let key = seen.originals.get(&place)?.key.as_deref();
     match seen.terms.ordering {
         Ordering::Key => Some((place.0, Some(key?))),
@@ -62,7 +62,7 @@ fn check_order(seen: &Seen, faults: &mut Vec<Fault>) {
 }
 
 /// The calls that lanes hold to an order: the retry stage reads records in the order in which they failed.
-fn calls_in_lanes(seen: &Seen) -> impl Iterator<Item = &Call> {
+pub fn calls_in_lanes(seen: &Seen) -> impl Iterator<Item = &Call> {
     seen.calls.iter().filter(|call| seen.terms.keeps_order || call.attempt == 1)
 }
 
@@ -89,7 +89,8 @@ fn check_side_by_side(seen: &Seen, faults: &mut Vec<Fault>) {
         for (began, ended, place) in calls {
             match running {
                 Some((until, other)) if began < until => {
-                    faults.push(Fault::SideBySide { caller: caller.to_owned(), places: [other, place] });
+                    let callers = [caller.to_owned(), caller.to_owned()];
+                    faults.push(Fault::SideBySide { callers, places: [other, place] });
                 }
                 _ => {}
             }

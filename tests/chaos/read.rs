@@ -48,7 +48,7 @@ impl Course {
         reach
     }
 
-    /// All that was seen, for the verdict.
+    /// All that was seen of the pipeline, for the verdict.
     pub fn seen(&self, address: &str, written: &[Written], heard: &[Heard]) -> Seen {
         let (numbers, originals) = self.originals(address, written);
         let is = |place: Place, content: &Content| {
@@ -103,6 +103,7 @@ impl Course {
             letters: read_all(address, &self.pipeline.policy.default.dead_letter_topic).iter().map(letter).collect(),
             originals,
             reach: self.reach(address),
+            ..Seen::default()
         }
     }
 

@@ -16,6 +16,10 @@ use super::workers::{Site, Stop, Worker};
 /// coordinator may have been that one, or wait for it.
 const AFTERMATH: i64 = 20_000;
 
+/// How long after a disturbance workers may still do what they would not without it, in milliseconds: longer than the session
+/// timeout, and than the slowest call.
+const SETTLING: i64 = 10_000;
+
 pub struct Run {
     pub site: Site,
     pub cluster: Cluster,
@@ -23,7 +27,8 @@ pub struct Run {
     pub workers: Vec<Worker>,
     pub history: Vec<Happened>,
     pub faults: Vec<Fault>,
-    stops: Vec<Stop>,
+    pub stops: Vec<Stop>,
+    began: i64,
 }
 
 /// A fault that came. Times are epoch milliseconds.
@@ -39,7 +44,7 @@ impl Run {
     pub fn start(site: Site, cluster: Cluster, endpoint: Endpoint) -> Self {
         let mut workers = site.workers();
         workers.iter_mut().for_each(|worker| worker.start(&site));
-        Self { site, cluster, endpoint, workers, history: vec![], faults: vec![], stops: vec![] }
+        Self { site, cluster, endpoint, workers, history: vec![], faults: vec![], stops: vec![], began: now() }
     }
 
     /// Lets all faults come and go.
@@ -141,6 +146,26 @@ impl Run {
                 _ => self.faults.push(Fault::UncleanStop(stop.clone())),
             }
         }
+    }
+
+    /// From when to when no worker was paused, none lost partitions, and no broker was disturbed, with some time after each.
+    pub fn quiet_times(&self) -> Vec<(i64, i64)> {
+        let rough = |kind: Kind| kind.is_of_brokers() || kind == Kind::WorkerPause;
+        let disturbed = self.history.iter().filter(|past| rough(past.kind));
+        let mut loud: Vec<_> = disturbed.map(|past| (past.from, past.until.saturating_add(SETTLING))).collect();
+        // A loss is noticed some time after it has happened.
+        let losses = self.workers.iter().flat_map(Worker::losses);
+        loud.extend(losses.map(|at| (at - SETTLING, at + SETTLING)));
+        loud.push((now(), i64::MAX));
+        loud.sort_unstable();
+        let (mut quiet, mut from) = (vec![], self.began);
+        for (begins, ends) in loud {
+            if begins > from {
+                quiet.push((from, begins));
+            }
+            from = from.max(ends);
+        }
+        quiet
     }
 
     /// How often workers said that they could not finish when they stopped.

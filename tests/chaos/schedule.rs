@@ -79,6 +79,13 @@ const DECK: [Kind; 14] = [
     Kind::Outage,
 ];
 
+/// And then, when all is well again, come some after which no worker has an excuse.
+const GENTLE: [Kind; 6] =
+    [Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerAway, Kind::WorkerAway, Kind::WorkerKill];
+
+/// How long nothing happens before those.
+const CALM: Duration = Duration::from_secs(18);
+
 /// The time from the begin of a fault to that of the next, in milliseconds.
 const PAUSE: RangeInclusive<u64> = 300..=6_000;
 
@@ -107,7 +114,7 @@ impl Planned {
 /// Draws faults that begin within `period`. At no time is more than one broker disturbed, nor a worker by two faults.
 pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<Planned> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let (mut planned, mut deck, mut at) = (vec![], vec![], Duration::ZERO);
+    let (mut planned, mut deck, mut at, mut gentle) = (vec![], GENTLE[..2].to_vec(), Duration::ZERO, true);
     let mut free = vec![Duration::ZERO; workers];
     let (mut whole, mut well) = (Duration::ZERO, Duration::ZERO);
     loop {
@@ -116,8 +123,14 @@ pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<
             return planned;
         }
         if deck.is_empty() {
-            deck = DECK.to_vec();
+            gentle = !gentle;
+            deck = if gentle { GENTLE.to_vec() } else { DECK.to_vec() };
             deck.shuffle(&mut rng);
+            let ends = planned.iter().map(Planned::end).max().unwrap_or_default();
+            if gentle {
+                at = at.max(ends + CALM);
+                continue;
+            }
         }
         let may = |kind: &Kind| match kind {
             kind if kind.is_of_brokers() => whole <= at,
@@ -151,7 +164,7 @@ pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<
 mod tests {
     use super::*;
 
-    const SMALL: Duration = Duration::from_secs(65);
+    const SMALL: Duration = Duration::from_secs(75);
 
     #[test]
     fn a_seed_gives_the_same_faults_again_and_another_one_others() {

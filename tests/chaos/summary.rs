@@ -37,6 +37,8 @@ pub fn of(
         );
     }
     line("stops", format!("{} could not finish, all while a broker was away", run.unfinished_stops()));
+    let quiet: i64 = run.quiet_times().iter().map(|(from, until)| until - from).sum();
+    line("quiet", format!("{:.0} s, in which hand-over is judged", quiet as f64 / 1_000.0));
     line("stall", format!("{:.1} s without a call, at most", longest_stall(&run.endpoint.calls()) as f64 / 1_000.0));
     let mut names: BTreeMap<_, usize> = BTreeMap::new();
     faults.iter().for_each(|fault| *names.entry(fault.name()).or_default() += 1);

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::order;
 use super::variant::{DELAYS, MAX_ATTEMPTS, Ordering};
 use super::workers::Stop;
+use super::{hand_over, order};
 
 /// A partition of the main topic and an offset in it.
 pub type Place = (i32, i64);
@@ -112,6 +112,9 @@ pub struct Seen {
     pub retries: Vec<Retry>,
     pub letters: Vec<Letter>,
     pub reach: Vec<Reach>,
+    /// From when to when nothing happened after which a worker may go on without knowing that it has lost its partitions.
+    pub quiet: Vec<(i64, i64)>,
+    pub stops: Vec<Stop>,
 }
 
 /// A promise that was not kept.
@@ -135,8 +138,12 @@ pub enum Fault {
     TooManyAttempts { place: Place, attempts: u32 },
     /// The second one was called before the first one was answered.
     OutOfOrder { first: Place, second: Place },
-    /// A worker made two calls at once that had to wait for each other.
-    SideBySide { caller: String, places: [Place; 2] },
+    /// Two calls were made at once that had to wait for each other.
+    SideBySide { callers: [String; 2], places: [Place; 2] },
+    /// A worker that said that it had finished had cut off this call.
+    CutOff { caller: String, place: Place },
+    /// A worker that said that it had finished had finished this record, and it was called again.
+    CalledAgain { caller: String, place: Place },
     /// What came out is not what went in.
     Changed { place: Place, what: &'static str },
     /// Something goes under the name of a place where no record was written.
@@ -170,7 +177,9 @@ impl Fault {
             Self::Changed { .. } | Self::UnknownPlace { .. } => "bytes unchanged",
             Self::AbortedSeen { .. } => "aborted unseen",
             Self::Uncommitted(_) | Self::CommittedTooFar(_) => "committed to the end",
-            Self::UncleanStop(_) | Self::Died { .. } => "clean hand-over",
+            Self::UncleanStop(_) | Self::Died { .. } | Self::CutOff { .. } | Self::CalledAgain { .. } => {
+                "clean hand-over"
+            }
         }
     }
 
@@ -198,6 +207,7 @@ pub fn verify(seen: &Seen) -> Vec<Fault> {
     check_attempts(seen, &answers, &mut faults);
     check_reach(seen, &mut faults);
     order::check(seen, &mut faults);
+    hand_over::check(seen, &mut faults);
     faults
 }
 

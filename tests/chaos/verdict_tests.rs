@@ -268,10 +268,57 @@ fn two_calls_of_a_lane_at_once_are_found_when_one_worker_made_them() {
             seen.calls.push(Call { began, answered: Some((began + 9, 200)), caller, ..first });
         }
     };
-    let found = Fault::SideBySide { caller: "main-1/1".into(), places: [GOOD, GOOD] };
+    let callers = ["main-1/1".to_owned(), "main-1/1".to_owned()];
+    let found = Fault::SideBySide { callers, places: [GOOD, GOOD] };
     assert!(faults_after(at_once("main-1/1")).contains(&found));
     // One that was paused does not know yet that another one has its partitions.
     assert_eq!(faults_after(at_once("main-2/1")), []);
+}
+
+#[test]
+fn two_workers_that_call_a_lane_at_once_are_found_while_none_can_have_missed_a_rebalance() {
+    let at_once = |quiet: (i64, i64)| {
+        faults_after(|seen| {
+            let first = call(seen, GOOD, 1).clone();
+            let began = first.began + 2;
+            let caller = "main-2/1".to_owned();
+            seen.calls.push(Call { began, answered: Some((began + 1, 200)), caller, ..first });
+            seen.quiet = vec![quiet];
+        })
+    };
+    let callers = ["main-1/1".to_owned(), "main-2/1".to_owned()];
+    assert_eq!(at_once((0, 9_000)), [Fault::SideBySide { callers, places: [GOOD, GOOD] }]);
+    assert_eq!(at_once((1_001, 9_000)), []);
+}
+
+/// A worker that said that it had finished.
+fn stopped_cleanly(seen: &mut Seen) {
+    seen.quiet = vec![(0, 90_000)];
+    seen.stops = vec![Stop { worker: "main-1/1".into(), from: 7_000, until: 8_000, code: Some(0) }];
+}
+
+#[test]
+fn what_a_clean_stop_cut_off_or_did_not_commit_is_found() {
+    assert_eq!(faults_after(stopped_cleanly), []);
+    let cut_off = |seen: &mut Seen| {
+        stopped_cleanly(seen);
+        let first = call(seen, GOOD, 1).clone();
+        seen.calls.push(Call { began: 7_500, answered: None, ..first });
+    };
+    assert_eq!(faults_after(cut_off), [Fault::CutOff { caller: "main-1/1".into(), place: GOOD }]);
+    let again = |seen: &mut Seen| {
+        stopped_cleanly(seen);
+        let first = call(seen, GOOD, 1).clone();
+        seen.calls.push(Call { began: 9_500, answered: Some((9_501, 200)), caller: "main-2/1".into(), ..first });
+    };
+    assert_eq!(faults_after(again), [Fault::CalledAgain { caller: "main-1/1".into(), place: GOOD }]);
+    for excuse in [|seen: &mut Seen| seen.stops[0].code = Some(1), |seen: &mut Seen| seen.quiet.clear()] {
+        let excused = faults_after(|seen| {
+            again(seen);
+            excuse(seen);
+        });
+        assert_eq!(excused, []);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! lives, as a pod of a StatefulSet would.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::children::{Process, free_ports};
@@ -15,6 +15,11 @@ pub const STAGES: [(&str, usize); 2] = [("main", 3), ("retry", 2)];
 
 /// The longest that a stop may take: the drain, the grace that the worker gives itself, and a busy machine.
 const STOP: Duration = Duration::from_secs(DRAIN_SECONDS + 15 + 10);
+
+/// What a worker logs when it loses partitions without having been asked to give them up, when what runs takes too long, and
+/// when Kafka does not take a commit.
+const LOSSES: [&str; 4] =
+    ["dropping what was started", "drain timeout", "could not commit", "could not read the committed offsets"];
 
 /// A pipeline, as workers are told of it.
 #[derive(Clone, Debug)]
@@ -30,6 +35,9 @@ pub struct Worker {
     port: u16,
     life: u32,
     process: Option<Process>,
+    log: PathBuf,
+    /// The length of the log when it was started last.
+    log_at_start: u64,
     /// When it was asked to stop.
     asked: Option<(Instant, i64)>,
 }
@@ -37,11 +45,12 @@ pub struct Worker {
 /// How a worker ended after it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stop {
+    /// The worker, and which of its lives.
     pub worker: String,
     /// Epoch milliseconds.
     pub from: i64,
     pub until: i64,
-    /// `None` when it did not end in time.
+    /// `None` when it did not end in time, -1 when a signal ended it.
     pub code: Option<i32>,
 }
 
@@ -65,6 +74,8 @@ impl Site {
             port,
             life: 0,
             process: None,
+            log: self.directory.join(format!("{stage}-{number}.log")),
+            log_at_start: 0,
             asked: None,
         };
         names.zip(ports).map(worker).collect()
@@ -83,9 +94,24 @@ impl Worker {
             fs::write(&file, yaml(&told.name, &site.variant.spec(&told.topic, &url, told.compacted))).unwrap();
             args.extend(["--file".into(), file.display().to_string()]);
         }
-        let log = site.directory.join(format!("{}.log", self.name));
+        self.log_at_start = fs::metadata(&self.log).map_or(0, |log| log.len());
         let environment = [("HOSTNAME", &*self.name), ("RUST_BACKTRACE", "1")];
-        self.process = Some(Process::start(env!("CARGO_BIN_EXE_lazaret"), &args, &environment, Path::new(&log)));
+        self.process = Some(Process::start(env!("CARGO_BIN_EXE_lazaret"), &args, &environment, &self.log));
+    }
+
+    fn has_begun(&self) -> bool {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let of_this_life = log.get(self.log_at_start as usize..).unwrap_or_default();
+        String::from_utf8_lossy(of_this_life).contains("listening")
+    }
+
+    /// When it said, in any of its lives, that it went on without partitions that it had, or could not finish what it had
+    /// started. Epoch milliseconds.
+    pub fn losses(&self) -> Vec<i64> {
+        let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
+        let is_loss = |line: &&str| LOSSES.iter().any(|words| line.contains(words));
+        let time = |line: &str| line.split(' ').next()?.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond());
+        log.lines().filter(is_loss).filter_map(time).collect()
     }
 
     /// How it ended, if it did without having been asked to.
@@ -112,7 +138,12 @@ impl Worker {
         let mut process = self.process.take().expect("it runs");
         let left = STOP.saturating_sub(asked.elapsed());
         let ended = tokio::time::timeout(left, process.end_within(STOP * 2, "the worker stops")).await;
-        let code = ended.ok().map(|status| status.code().unwrap_or(-1));
-        Stop { worker: self.name.clone(), from, until: now(), code }
+        let code = ended.ok().map(|status| match status.code() {
+            Some(code) => code,
+            // The signal came before the process had learned to listen to it, and there was nothing to finish.
+            None if !self.has_begun() => 0,
+            None => -1,
+        });
+        Stop { worker: format!("{}/{}", self.name, self.life), from, until: now(), code }
     }
 }
