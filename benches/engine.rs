@@ -1,7 +1,8 @@
 //! How fast the engine is beside a bare librdkafka loop, how much memory it takes, and how late retries start.
 //!
-//! All is measured on a real Kafka, in one run, each subject in a process of its own so that peak memory is its own.
-//! `LAZARET_BENCH_RECORDS` (1,000,000) and `LAZARET_BENCH_ROUNDS` (3) say how much.
+//! All is measured on a real Kafka, in one run, each subject in a process of its own so that peak memory is its own: first
+//! with records that are all processed, then with some that fail for good and are written to another topic.
+//! `LAZARET_BENCH_RECORDS` (1,000,000), `LAZARET_BENCH_ROUNDS` (3) and `LAZARET_BENCH_PENDING` (100,000) say how much.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -20,15 +21,21 @@ use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-const SUBJECTS: [(&str, &str); 3] =
-    [("bare", "bare librdkafka loop"), ("parsing", "the same, parsing JSON"), ("engine", "Lazaret, main stage, rules")];
+const SUBJECTS: [(&str, &str); 4] = [
+    ("bare", "bare librdkafka loop"),
+    ("parsing", "the same, parsing JSON"),
+    ("AtLeastOnce", "Lazaret, at least once"),
+    ("ExactlyOnce", "Lazaret, exactly once"),
+];
+/// How many of a hundred records fail.
+const SHARES: [u64; 3] = [0, 1, 10];
 const PARTITIONS: i32 = 6;
-const PENDING: u64 = 10_000;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [subject, name] => measure(subject, name),
+        ["lateness", name] => lateness(name),
+        [subject, topic] => report(measure(subject, topic)),
         _ => compare(),
     }
 }
@@ -45,31 +52,47 @@ fn records() -> u64 {
     number("LAZARET_BENCH_RECORDS", 1_000_000)
 }
 
+fn pending() -> u64 {
+    number("LAZARET_BENCH_PENDING", 100_000)
+}
+
 /// Runs every subject in turn, several times over, and prints the medians.
 fn compare() {
     let name = format!("bench-{:x}", now().0);
+    let rounds = number("LAZARET_BENCH_ROUNDS", 3);
+    for share in SHARES {
+        let topic = format!("{name}-{share}");
+        create_topics(&pipeline(&topic, "AtLeastOnce"));
+        fill(&topic, share);
+        let mut seen = SUBJECTS.map(|_| vec![]);
+        for round in 0..rounds {
+            for (index, (subject, _)) in SUBJECTS.iter().enumerate() {
+                let result = run(subject, &topic);
+                println!("round {}: {subject} {:.0} records/s, {} MiB", round + 1, result.0, result.1 >> 10);
+                seen[index].push(result);
+            }
+        }
+        let rates = seen.each_ref().map(|results| median(results.iter().map(|(rate, _)| *rate)));
+        println!(
+            "\n{} records of 1 KiB, {PARTITIONS} partitions, {share} % of them fail for good, median of {rounds} rounds",
+            records()
+        );
+        println!("{:<28} {:>12} {:>10} {:>14} {:>12}", "", "records/s", "of parsing", "of AtLeastOnce", "peak memory");
+        for (((_, title), rate), results) in SUBJECTS.iter().zip(rates).zip(&seen) {
+            let memory = results.iter().map(|(_, kib)| kib >> 10).max().unwrap_or(0);
+            let (of_parsing, of_at_least_once) = (rate / rates[1], rate / rates[2]);
+            println!("{title:<28} {rate:>12.0} {of_parsing:>10.2} {of_at_least_once:>14.2} {memory:>8} MiB");
+        }
+        println!();
+    }
+    println!("retry lateness (start − due), {} pending on 3 partitions, due within one to sixty seconds", pending());
+    run("lateness", &name);
+}
+
+fn create_topics(pipeline: &Pipeline) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let topics = Topics::new(&Connection::new(kafka())).expect("a client");
-    runtime.block_on(topics.create_missing(&pipeline(&name).topics)).expect("topics");
-    fill(&name);
-    let rounds = number("LAZARET_BENCH_ROUNDS", 3);
-    let mut seen = SUBJECTS.map(|_| vec![]);
-    for round in 0..rounds {
-        for (index, (subject, _)) in SUBJECTS.iter().enumerate() {
-            let result = run(subject, &name);
-            println!("round {}: {subject} {:.0} records/s, {} MiB", round + 1, result.0, result.1 >> 10);
-            seen[index].push(result);
-        }
-    }
-    let rates = seen.each_ref().map(|results| median(results.iter().map(|(rate, _)| *rate)));
-    println!("\n{} records of 1 KiB, {PARTITIONS} partitions, median of {rounds} rounds", records());
-    println!("{:<28} {:>12} {:>10} {:>12}", "", "records/s", "of parsing", "peak memory");
-    for (((_, title), rate), results) in SUBJECTS.iter().zip(rates).zip(&seen) {
-        let memory = results.iter().map(|(_, kib)| kib >> 10).max().unwrap_or(0);
-        println!("{title:<28} {rate:>12.0} {:>10.2} {memory:>8} MiB", rate / rates[1]);
-    }
-    println!("\nretry lateness (start − due), {PENDING} pending, due within ten seconds");
-    run("lateness", &name);
+    runtime.block_on(topics.create_missing(&pipeline.topics)).expect("topics");
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -93,11 +116,12 @@ fn run(subject: &str, name: &str) -> (f64, u64) {
     (next().parse().expect("a rate"), next().parse().expect("a size"))
 }
 
-fn pipeline(name: &str) -> Pipeline {
+fn pipeline(name: &str, delivery: &str) -> Pipeline {
     let text = format!(
         "apiVersion: lazaret.dev/v1alpha1\nkind: ErrorHandlingPipeline\nmetadata: {{name: {name}}}\nspec:\n  \
          kafka: {{bootstrapServers: 'x:9092'}}\n  topic: {{name: {name}, partitions: {PARTITIONS}}}\n  \
-         processor: {{rules: [{{when: value.amount < 0, error: 'ValidationException: Invalid amount'}}]}}\n"
+         processor: {{rules: [{{when: value.amount < 0, error: 'ValidationException: Invalid amount'}}]}}\n  \
+         delivery: {delivery}\n"
     );
     let objects = file::parse("bench.yaml", &text).expect("the pipeline is well formed");
     validate::validate(&objects[0]).expect("the pipeline is valid")
@@ -105,18 +129,19 @@ fn pipeline(name: &str) -> Pipeline {
 
 /// An order as in the exercises, with a note that makes it one KiB: the shape that is quickest to parse, so the hardest
 /// to keep up with.
-fn order(n: u64) -> String {
-    let mut order = format!(r#"{{"orderId": "ORD-{n}", "amount": {}, "status": "PENDING", "note": ""#, n % 1000);
+fn order(n: u64, share: u64) -> String {
+    let amount = if n % 100 < share { -1 } else { (n % 1000) as i64 };
+    let mut order = format!(r#"{{"orderId": "ORD-{n}", "amount": {amount}, "status": "PENDING", "note": ""#);
     order.extend(std::iter::repeat_n('x', 1022 - order.len()));
     order.push_str("\"}");
     order
 }
 
-fn fill(topic: &str) {
+fn fill(topic: &str, share: u64) {
     let producer = bulk_producer();
     let began = Instant::now();
     for n in 0..records() {
-        let (key, value) = (format!("ORD-{n}"), order(n));
+        let (key, value) = (format!("ORD-{n}"), order(n, share));
         send(&producer, BaseRecord::to(topic).key(&key).payload(&value));
     }
     producer.flush(Duration::from_secs(60)).expect("all records are written");
@@ -138,15 +163,16 @@ fn send(producer: &BaseProducer, mut record: BaseRecord<'_, String, String>) {
     producer.poll(Duration::ZERO);
 }
 
-fn measure(subject: &str, name: &str) {
+/// Records a second.
+fn measure(subject: &str, topic: &str) -> f64 {
     match subject {
-        "bare" => report(consume(name, |_| true)),
-        "parsing" => report(consume(name, |value| {
+        // Without a look into the record none can fail.
+        "bare" => consume(topic, |_| true),
+        "parsing" => consume(topic, |value| {
             let value: serde_json::Value = serde_json::from_slice(value).expect("JSON");
             value["amount"].as_i64().is_some_and(|amount| amount >= 0)
-        })),
-        "engine" => report(engine(name)),
-        _ => lateness(name),
+        }),
+        delivery => engine(topic, delivery),
     }
 }
 
@@ -161,7 +187,8 @@ fn peak_memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// A loop over one consumer with librdkafka's own settings.
+/// A loop over one consumer with librdkafka's own settings. What fails is written to the dead letter topic as it is, and
+/// nothing is committed.
 fn consume(topic: &str, process: impl Fn(&[u8]) -> bool) -> f64 {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka()).set("group.id", format!("{topic}-bare"));
@@ -172,28 +199,36 @@ fn consume(topic: &str, process: impl Fn(&[u8]) -> bool) -> f64 {
         list.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
     }
     consumer.assign(&list).expect("an assignment");
+    let (producer, dead_letters) = (bulk_producer(), format!("{topic}.dlt"));
     let (mut began, mut count) = (None, 0);
     while count < records() {
         let Some(message) = consumer.poll(Duration::from_secs(30)) else { panic!("no record for 30 s") };
         let message = message.expect("a record");
         began.get_or_insert_with(Instant::now);
-        assert!(process(message.payload().expect("a value")));
+        let value = message.payload().expect("a value");
+        if !process(value) {
+            let (key, value) =
+                [message.key().expect("a key"), value].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).into();
+            send(&producer, BaseRecord::to(&dead_letters).key(&key).payload(&value));
+        }
         count += 1;
     }
+    producer.flush(Duration::from_secs(60)).expect("all dead letters are written");
     records() as f64 / began.expect("a first record").elapsed().as_secs_f64()
 }
 
 #[tokio::main]
-async fn engine(name: &str) -> f64 {
-    let mut pipeline = pipeline(name);
-    pipeline.main.group_id = format!("{name}-{}", std::process::id());
+async fn engine(topic: &str, delivery: &str) -> f64 {
+    let mut pipeline = pipeline(topic, delivery);
+    pipeline.main.group_id = format!("{topic}-{}", std::process::id());
     let process = start(pipeline, Stage::Main).await;
     let metrics = &process.stages()[0].metrics;
-    while metrics.processed.get() == 0 {
+    let settled = || metrics.processed.get() + metrics.dead_lettered_by_error_type().values().sum::<u64>();
+    while settled() == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let (began, before) = (Instant::now(), metrics.processed.get());
-    while metrics.processed.get() < records() {
+    let (began, before) = (Instant::now(), settled());
+    while settled() < records() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let rate = (records() - before) as f64 / began.elapsed().as_secs_f64();
@@ -217,7 +252,7 @@ async fn start(pipeline: Pipeline, stage: Stage) -> Process {
 /// Puts retry records of mixed delays into the retry topic of a pipeline of its own, and sees how late each starts.
 #[tokio::main]
 async fn lateness(name: &str) {
-    let pipeline = pipeline(&format!("{name}-late"));
+    let pipeline = pipeline(&format!("{name}-late"), "ExactlyOnce");
     let topics = Topics::new(&Connection::new(kafka())).expect("a client");
     topics.create_missing(&pipeline.topics).await.expect("topics");
     let retry_topic = pipeline.retry.topic.clone();
@@ -227,18 +262,18 @@ async fn lateness(name: &str) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let producer = bulk_producer();
-    let first = now().0 + 3_000;
-    for n in 0..PENDING {
+    let first = now().0 + 5_000;
+    for n in 0..pending() {
         // Neighbours in the log are due at very different times.
-        let due = (first + (n as i64 * 7_919) % 10_000).to_string();
+        let due = (first + (n as i64 * 7_919) % 59_000).to_string();
         let headers = OwnedHeaders::new()
             .insert(Header { key: "lazaret-due", value: Some(&due) })
             .insert(Header { key: "lazaret-attempts", value: Some("1") });
-        let (key, value) = (format!("ORD-{n}"), order(n));
+        let (key, value) = (format!("ORD-{n}"), order(n, 0));
         send(&producer, BaseRecord::to(&retry_topic).key(&key).payload(&value).headers(headers));
     }
     producer.flush(Duration::from_secs(60)).expect("all records are written");
-    while metrics.processed.get() < PENDING {
+    while metrics.processed.get() < pending() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let late = metrics.lateness().expect("there were retries");

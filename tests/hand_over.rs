@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use support::engine::Engine;
 use support::pipeline::pipeline;
 use support::processor::Endpoint;
-use support::topics::{producer, write, write_to};
-use support::{Broker, eventually, unique};
+use support::topics::{producer, read_all, write, write_to};
+use support::{Broker, eventually, kafka, unique};
 
 fn calling(endpoint: &Endpoint, more: &str) -> String {
     format!("processor: {{http: {{url: '{}'}}, maxInFlight: 16}}\n{more}", endpoint.url)
@@ -56,6 +56,8 @@ async fn what_was_finished_during_a_long_drain_is_not_processed_again() {
         write_to(&producer, &topic, 0, json!({"id": "slow", "pauseMs": 2_000}).to_string().as_bytes()).await;
         write_to(&producer, &topic, 1, json!({"id": "quick"}).to_string().as_bytes()).await;
         engine.settled(1).await;
+        let running = async || (engine.metrics(Stage::Main).in_flight.get() > 0).then_some(());
+        eventually("the slow call is under way", running).await;
         assert!(engine.stop().await.clean);
         let engine = Engine::start(&broker.address(), &pipeline).await;
         write_to(&producer, &topic, 0, json!({"id": "after"}).to_string().as_bytes()).await;
@@ -103,4 +105,55 @@ async fn a_partition_that_was_paused_when_it_was_taken_away_is_read_on_when_it_c
     };
     eventually("every record is processed", all).await;
     first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_a_group_deals_out_its_partitions_each_record_is_processed_once_and_a_rebalance_counts_once() {
+    for way in [
+        "assignor: CooperativeSticky",
+        "assignor: Range",
+        "assignor: RoundRobin",
+        "groupProtocol: Consumer",
+        "staticMembership: true",
+    ] {
+        let endpoint = Endpoint::start().await;
+        let topic = unique("dealt");
+        let spec = format!(
+            "topic: {{name: {topic}, partitions: 4}}\nconsumer: {{sessionTimeout: 6s, drainTimeout: 4s, {way}}}\n"
+        );
+        let pipeline = pipeline(&topic, &(spec + &calling(&endpoint, "ordering: Key")));
+        Broker::Kafka.create_topics(&pipeline).await;
+        let producer = producer(kafka());
+        let write_some = async |from: i32| {
+            for n in from..from + 100 {
+                let value =
+                    json!({"id": n.to_string(), "pauseMs": 20, "answers": [if n % 10 == 0 { 422 } else { 200 }]});
+                write_to(&producer, &topic, n % 4, value.to_string().as_bytes()).await;
+            }
+        };
+        let start = async || Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+        let assigned = |engine: &Engine| engine.metrics(Stage::Main).assignment().len();
+        let first = start().await;
+        write_some(0).await;
+        let second = start().await;
+        write_some(100).await;
+        let shared = async || (assigned(&first) == 2 && assigned(&second) == 2).then_some(());
+        eventually("the partitions are shared", shared).await;
+        write_some(200).await;
+        assert!(second.stop().await.clean, "{way}");
+        write_some(300).await;
+        eventually("the first one has all of them again", async || (assigned(&first) == 4).then_some(())).await;
+        let all = async || {
+            let letters = read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len();
+            (endpoint.calls().len() + letters >= 440).then_some(())
+        };
+        eventually("all records are settled", all).await;
+        assert_eq!(first.metrics(Stage::Main).rebalances.get(), 3, "{way}: joined, gave up two, got them back");
+        assert!(first.stop().await.clean, "{way}");
+        let mut ids: Vec<_> = endpoint.calls().iter().map(|call| call.id()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!((ids.len(), endpoint.calls().len()), (400, 400), "{way}");
+        assert_eq!(read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len(), 40, "{way}");
+    }
 }

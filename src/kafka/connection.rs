@@ -75,6 +75,23 @@ impl Connection {
         self.client()
     }
 
+    /// Settings of a consumer that is assigned what it reads, and says where a partition ends. What is asked of it while
+    /// Kafka is away is an error to whoever asked.
+    pub fn reader(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            // It is a member of no group; librdkafka wants a name all the same.
+            .set("group.id", "lazaret-reader")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.queue.backoff.ms", "10")
+            .set("log_level", "2");
+        config
+    }
+
     /// Settings of a stage's consumer, which is known to its group as `instance` where its membership is static.
     ///
     /// librdkafka commits nothing by itself: the engine says what is finished. Only what committed transactions wrote is read.

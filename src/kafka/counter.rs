@@ -30,17 +30,7 @@ struct Reader {
 impl Counter {
     /// Prepares to count. Nothing is sent yet.
     pub fn new(connection: &Connection) -> KafkaResult<Self> {
-        let mut config = connection.observer();
-        config
-            // It reads without being a member of any group; librdkafka wants a name all the same.
-            .set("group.id", "lazaret-counter")
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
-            .set("queued.max.messages.kbytes", "16384")
-            // What is asked for while Kafka is away is an error to whoever asked.
-            .set("log_level", "2");
-        Ok(Self(Arc::new(Mutex::new(Reader { consumer: config.create()?, tallies: BTreeMap::new() }))))
+        Ok(Self(Arc::new(Mutex::new(Reader { consumer: connection.reader().create()?, tallies: BTreeMap::new() }))))
     }
 
     /// How many records each of the topics holds.

@@ -24,10 +24,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::clock;
 use super::context::Context;
 use super::load::Load;
-use super::member::Held;
+use super::member::{Held, generation};
 use super::partition::Partition;
 use super::settle::COMMIT_GRACE;
 use super::work::{AssignmentId, ToSettle, Work};
@@ -189,7 +188,8 @@ impl ConsumerContext for Group {
         if partitions.is_empty() {
             return;
         }
-        if self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_another(moved, clock::now()) {
+        let generation = generation(consumer);
+        if self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_another(moved, generation) {
             self.context.metrics.rebalances.inc();
         }
         let stage = self.context.stage;

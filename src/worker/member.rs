@@ -107,7 +107,7 @@ impl Member {
 }
 
 /// The generation of the group that this consumer is a member of (KIP-848: its epoch); 0 or less when it is none.
-fn generation(consumer: &BaseConsumer<Group>) -> i32 {
+pub(super) fn generation(consumer: &BaseConsumer<Group>) -> i32 {
     // SAFETY: the client is alive as long as `consumer` is. The call returns null or an object of our own, which the second
     // one only reads and the third one frees, once.
     unsafe {

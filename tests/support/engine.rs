@@ -51,6 +51,13 @@ impl Engine {
         &view.expect("the stage runs").metrics
     }
 
+    /// The name of a stage's transactions.
+    pub fn transactional_id(&self, stage: Stage) -> String {
+        let view = self.process.stages().iter().find(|view| view.stage == stage).expect("the stage runs");
+        let group = &view.pipeline.source(stage).group_id;
+        format!("{group}-engine-test-{}", self.process.address().port())
+    }
+
     /// Records processed by both stages.
     pub fn processed(&self) -> u64 {
         self.process.stages().iter().map(|view| view.metrics.processed.get()).sum()
