@@ -19,6 +19,7 @@
 //! | [`envelope`] | the records written to the retry topic and the dead letter topic |
 //! | [`lane`] | which records may be processed at the same time |
 //! | [`due_queue`] | which record is due next |
+//! | [`pending`] | which of the records that wait are held in memory |
 //! | [`offsets`] | which offset is safe to commit |
 //! | [`commit_metadata`] | finished offsets above the committed one, as text |
 //! | [`rebalance`] | which steps are one rebalance |
@@ -35,6 +36,7 @@ pub mod failure;
 pub mod http;
 pub mod lane;
 pub mod offsets;
+pub mod pending;
 pub mod pipeline;
 pub mod policy;
 pub mod provenance;

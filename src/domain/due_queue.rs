@@ -3,83 +3,59 @@
 //! A retry topic holds records of mixed delays in the order of their writing. Taking them in that order would let one
 //! that is due in five minutes hold back another that is due in a second; this queue hands them out by due time.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 
 use super::time::Timestamp;
 
 /// Items ordered by due time, and by arrival where that is equal.
 #[derive(Debug)]
 pub struct DueQueue<T> {
-    heap: BinaryHeap<Reverse<Entry<T>>>,
+    items: BTreeMap<(Timestamp, u64), T>,
     arrivals: u64,
-}
-
-#[derive(Debug)]
-struct Entry<T> {
-    due: Timestamp,
-    arrival: u64,
-    item: T,
 }
 
 impl<T> DueQueue<T> {
     /// Adds an item.
     pub fn push(&mut self, due: Timestamp, item: T) {
         self.arrivals += 1;
-        self.heap.push(Reverse(Entry { due, arrival: self.arrivals, item }));
+        self.items.insert((due, self.arrivals), item);
     }
 
     /// Takes the next item that is due at `now`, with its due time; `None` when none is.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<(Timestamp, T)> {
         self.next_due().filter(|due| *due <= now)?;
-        self.heap.pop().map(|Reverse(entry)| (entry.due, entry.item))
+        self.items.pop_first().map(|((due, _), item)| (due, item))
+    }
+
+    /// Takes the item that is due last, with its due time; `None` when the queue is empty.
+    pub fn pop_last(&mut self) -> Option<(Timestamp, T)> {
+        self.items.pop_last().map(|((due, _), item)| (due, item))
     }
 
     /// When the next item is due, `None` when the queue is empty.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|Reverse(entry)| entry.due)
+        self.items.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// When the item is due that is due last, `None` when the queue is empty.
+    pub fn last_due(&self) -> Option<Timestamp> {
+        self.items.last_key_value().map(|((due, _), _)| *due)
     }
 
     /// How many items wait.
     pub fn len(&self) -> usize {
-        self.heap.len()
+        self.items.len()
     }
 
     /// Whether no item waits.
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.items.is_empty()
     }
 }
 
 impl<T> Default for DueQueue<T> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), arrivals: 0 }
-    }
-}
-
-impl<T> Entry<T> {
-    fn rank(&self) -> (Timestamp, u64) {
-        (self.due, self.arrival)
-    }
-}
-
-impl<T> PartialEq for Entry<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.rank() == other.rank()
-    }
-}
-
-impl<T> Eq for Entry<T> {}
-
-impl<T> PartialOrd for Entry<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Entry<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.rank().cmp(&other.rank())
+        Self { items: BTreeMap::new(), arrivals: 0 }
     }
 }
 
@@ -96,7 +72,8 @@ mod tests {
         assert_eq!(queue.next_due(), Some(Timestamp(1_000)));
         assert_eq!(queue.pop_due(Timestamp(1_000)), Some((Timestamp(1_000), "in a second")));
         assert_eq!(queue.pop_due(Timestamp(299_999)), None);
-        assert_eq!(queue.len(), 1);
+        assert_eq!(queue.pop_last(), Some((Timestamp(300_000), "in five minutes")));
+        assert!(queue.is_empty());
     }
 
     proptest! {
