@@ -15,6 +15,7 @@
 //! | [`topic`] | how a topic that exists compares with the one that is asked for |
 //! | [`policy`] | how often and when a failure is tried again |
 //! | [`decide`] | what happens to a record now |
+//! | [`breaker`] | whether the processor is asked at all |
 //! | [`provenance`] | where a record came from and how often it was tried |
 //! | [`envelope`] | the records written to the retry topic and the dead letter topic |
 //! | [`lane`] | which records may be processed at the same time |
@@ -27,6 +28,7 @@
 //! | [`tally`] | how many records a partition holds |
 //! | [`switch`] | which of several settings of a switch holds |
 
+pub mod breaker;
 pub mod commit_metadata;
 pub mod decide;
 pub mod due_queue;

@@ -25,6 +25,7 @@ pub mod process;
 pub mod processor;
 mod settle;
 mod source;
+mod throttle;
 mod work;
 mod writer;
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 26] = [
+const REFUSED: [(&str, &str); 28] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -58,6 +58,8 @@ const REFUSED: [(&str, &str); 26] = [
         "spec.dlt.topic.name: must be a topic name: only letters, digits, '.', '_' and '-', and neither '.' nor '..'",
     ),
     ("spec: {topic: {replicas: 0}}", "spec.topic.replicas: must be at least 1, or -1 for the cluster's default"),
+    ("spec: {circuitBreaker: {window: 500ms}}", "spec.circuitBreaker.window: must be 1s to 1h"),
+    ("spec: {circuitBreaker: {openFor: 61m}}", "spec.circuitBreaker.openFor: must be 1s to 1h"),
     ("spec: {consumer: {sessionTimeout: 31m}}", "spec.consumer.sessionTimeout: must be 6s to 30m"),
     ("spec: {consumer: {maxPollInterval: 25h}}", "spec.consumer.maxPollInterval: must be 6s to 24h"),
     (

@@ -390,7 +390,7 @@ async fn a_burst_of_dead_letters_into_a_topic_of_small_records_keeps_every_value
         "topic: {{name: {}, partitions: 1}}\nprocessor: {{rules: [{{when: value.amount < 0, error: 'E: bad'}}, \
          {{when: value.amount == 0, error: 'E: later', retryable: true}}]}}\n\
          retry: {{maxAttempts: 2, initialDelay: 10ms, topic: {{config: {{max.message.bytes: 20000}}}}}}\n\
-         dlt: {{topic: {{partitions: 1, config: {{max.message.bytes: 20000}}}}}}",
+         dlt: {{topic: {{partitions: 1, config: {{max.message.bytes: 20000}}}}}}\ncircuitBreaker: {{enabled: false}}",
         unique("burst")
     );
     let pipeline = pipeline(&unique("burst"), &spec);

@@ -15,6 +15,7 @@ use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::observer::Reachability;
 use lazaret::worker::load::Load;
+use lazaret::worker::metrics::BreakerView;
 use lazaret::worker::peers::Peers;
 use lazaret::worker::processor::FaultSwitch;
 use rdkafka::ClientConfig;
@@ -242,6 +243,10 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     let empty = bed.get("/api/v1/stats").await.is(200).body;
     assert_eq!((&empty["processed"], &empty["nextDue"]), (&json!(0), &json!(null)));
     assert_eq!(empty["stages"][0]["latenessMs"], json!(null));
+    let closed = json!({"state": "closed", "reason": null, "nextProbe": null});
+    assert_eq!(empty["stages"][0]["circuitBreaker"], closed);
+    let small = &empty["stages"][2];
+    assert_eq!((&small["pipeline"], &small["circuitBreaker"]), (&json!("small"), &json!(null)), "it is not enabled");
 
     let (main, retry) = (&bed.metrics[0], &bed.metrics[1]);
     main.processed.inc_by(5);
@@ -259,6 +264,9 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     main.set_assigned(4, Some(loads[1].clone()));
     retry.set_assigned(0, Some(loads[0].clone()));
     retry.set_assigned(2, Some(loads[1].clone()));
+    let reason = || "6 of 9 calls failed within 60s; the last: E".to_owned();
+    main.set_breaker(BreakerView::Open { reason: reason(), next_probe: Timestamp(1_705_314_600_000) });
+    retry.set_breaker(BreakerView::HalfOpen { reason: reason() });
 
     let stats = bed.get("/api/v1/stats").await.is(200).body;
     let (totals, retry) = (&stats, &stats["stages"][1]);
@@ -273,6 +281,9 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     assert_eq!(retry["buffered"], json!({"records": 1, "bytes": 100}));
     assert_eq!(retry["latenessMs"], json!({"p50": 7, "p99": 7, "max": 7}));
     assert_eq!(retry["assignment"], json!([0, 2]));
+    let open = json!({"state": "open", "reason": reason(), "nextProbe": "2024-01-15T10:30:00Z"});
+    assert_eq!(stats["stages"][0]["circuitBreaker"], open);
+    assert_eq!(retry["circuitBreaker"], json!({"state": "halfOpen", "reason": reason(), "nextProbe": null}));
 }
 
 #[tokio::test]
@@ -281,10 +292,16 @@ async fn metrics_are_fresh_and_in_the_format_that_they_claim() {
     let load = Arc::new(Load::default());
     load.set_pending(9, None);
     bed.metrics[0].set_assigned(0, Some(load));
+    let open = BreakerView::Open { reason: "6 of 9 calls failed".into(), next_probe: Timestamp(0) };
+    bed.metrics[0].set_breaker(open);
+    bed.metrics[0].set_breaker(BreakerView::HalfOpen { reason: "6 of 9 calls failed".into() });
     let answer = bed.get("/metrics").await.is(200);
     assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = answer.body.as_str().unwrap();
     assert!(text.contains("lazaret_pending_records{pipeline=\"orders\",stage=\"main\"} 9\n"), "{text}");
+    assert!(text.contains("lazaret_circuit_breaker_open{pipeline=\"orders\",stage=\"main\"} 1\n"), "{text}");
+    assert!(text.contains("lazaret_circuit_breaker_open{pipeline=\"orders\",stage=\"retry\"} 0\n"), "{text}");
+    assert!(text.contains("lazaret_circuit_breaker_openings_total{pipeline=\"orders\",stage=\"main\"} 1\n"), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
 }
 

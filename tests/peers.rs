@@ -93,9 +93,11 @@ async fn witness() -> (String, Arc<Mutex<Vec<String>>>) {
     (address, seen)
 }
 
-/// Injected failures, and attempts enough for as long as a slow machine leaves them on.
-const ALLOWED: &str =
-    "faultInjection: {enabled: true}\nretry: {strategy: Fixed, initialDelay: 1s, maxDelay: 1s, maxAttempts: 100}";
+/// Injected failures, and attempts enough for as long as a slow machine leaves them on, without a pause.
+const ALLOWED: &str = "
+faultInjection: {enabled: true}
+retry: {strategy: Fixed, initialDelay: 1s, maxDelay: 1s, maxAttempts: 100}
+circuitBreaker: {enabled: false}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switch_at_one_worker_has_reached_all_when_it_answers() {

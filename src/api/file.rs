@@ -145,8 +145,8 @@ spec:
     fn an_unknown_field_is_named_with_its_line_and_the_one_that_was_meant() {
         let error = with("  retry:\n    maxAttemps: 3\n").unwrap_err();
         assert_eq!(error, "orders.yaml:9: spec.retry.maxAttemps: unknown field, did you mean `maxAttempts`?");
-        let error = with("  circuitBreaker:\n").unwrap_err();
-        assert_eq!(error, "orders.yaml:8: spec.circuitBreaker: unknown field");
+        let error = with("  moonPhase:\n").unwrap_err();
+        assert_eq!(error, "orders.yaml:8: spec.moonPhase: unknown field");
     }
 
     #[test]

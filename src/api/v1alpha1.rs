@@ -3,6 +3,7 @@
 //! One file for each block of the resource. Docs on fields are written for the person who types the YAML: they become
 //! the CRD's descriptions and answer `kubectl explain`.
 
+mod circuit_breaker;
 mod consumer;
 mod container;
 mod dead_letters;
@@ -17,6 +18,7 @@ mod status;
 mod template;
 mod topic;
 
+pub use circuit_breaker::CircuitBreaker;
 pub use consumer::{Assignor, Consumer, GroupProtocol};
 pub use container::ContainerProcessor;
 pub use dead_letters::{DeadLetterFormat, DeadLetterTopic, DeadLetters, StackTrace};

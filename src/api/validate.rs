@@ -10,11 +10,13 @@ use kube::ResourceExt;
 
 use super::claims::{Claims, Shared, check_disjoint};
 use super::v1alpha1::{self as v1, ErrorHandlingPipeline};
+use crate::domain::breaker::BreakerPlan;
 use crate::domain::envelope::DeadLetterFormat;
 use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
 use crate::domain::lane::Ordering;
 use crate::domain::pipeline::{
-    Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, Pipeline, ProcessorPlan, Source, TopicPlan,
+    Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, Pipeline, ProcessorPlan, Source,
+    ThrottlePlan, TopicPlan,
 };
 use crate::domain::policy::{Backoff, InPlace, RetryPolicy, RetryRule, Ruling, Strategy};
 use crate::domain::rules::{Rule, RuleSet};
@@ -120,7 +122,7 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
             v1::Delivery::AtLeastOnce => Delivery::AtLeastOnce,
         },
         processor,
-        max_in_flight: spec.processor.max_in_flight as usize,
+        throttle: throttle_plan(spec),
         policy,
         dead_letter_format: match spec.dlt.format {
             v1::DeadLetterFormat::Envelope => DeadLetterFormat::Envelope,
@@ -170,6 +172,18 @@ fn container_plan(container: &v1::ContainerProcessor) -> HttpPlan {
         timeout: container.timeout.into(),
         headers: BTreeMap::new(),
     }
+}
+
+fn throttle_plan(spec: &v1::ErrorHandlingPipelineSpec) -> ThrottlePlan {
+    let breaker = &spec.circuit_breaker;
+    let plan = BreakerPlan {
+        failure_rate: breaker.failure_rate,
+        minimum_calls: breaker.minimum_calls,
+        window: breaker.window.into(),
+        open_for: breaker.open_for.into(),
+        half_open_calls: breaker.half_open_calls,
+    };
+    ThrottlePlan { max_in_flight: spec.processor.max_in_flight as usize, breaker: breaker.enabled.then_some(plan) }
 }
 
 fn default_ruling(object: &ErrorHandlingPipeline) -> Ruling {

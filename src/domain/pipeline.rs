@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::breaker::BreakerPlan;
 use super::envelope::DeadLetterFormat;
 use super::expression::Expression;
 use super::lane::Ordering;
@@ -30,8 +31,8 @@ pub struct Pipeline {
     pub delivery: Delivery,
     /// What processes them.
     pub processor: ProcessorPlan,
-    /// Calls at once, in one process and stage.
-    pub max_in_flight: usize,
+    /// What it is asked to bear.
+    pub throttle: ThrottlePlan,
     /// What happens to failures.
     pub policy: RetryPolicy,
     /// How dead letters are written.
@@ -136,6 +137,15 @@ pub enum ProcessorPlan {
     Http(HttpPlan),
     /// Rules in CEL.
     Rules(RuleSet),
+}
+
+/// What the processor is asked to bear by one stage in one process.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ThrottlePlan {
+    /// Calls at once.
+    pub max_in_flight: usize,
+    /// When it is not called at all because most calls fail, `None` for never.
+    pub breaker: Option<BreakerPlan>,
 }
 
 /// How an HTTP endpoint is called.

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::StageMetrics;
 use super::processor::Processor;
+use super::throttle::Throttle;
 use super::work::ToSettle;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::{Provenance, Stage};
@@ -19,8 +20,8 @@ pub(super) struct Context {
     pub pipeline: Arc<Pipeline>,
     pub stage: Stage,
     pub processor: Processor,
-    /// One for each call that may be under way, over all partitions.
-    pub permits: Semaphore,
+    /// What the processor is asked to bear, over all partitions.
+    pub throttle: Throttle,
     pub metrics: Arc<StageMetrics>,
     pub to_settle: mpsc::UnboundedSender<ToSettle>,
     /// Cancelled when the stage cannot go on.
@@ -37,9 +38,9 @@ impl Context {
         to_settle: mpsc::UnboundedSender<ToSettle>,
         failed: CancellationToken,
     ) -> Self {
-        let permits = Semaphore::new(pipeline.max_in_flight);
+        let throttle = Throttle::new(&pipeline.throttle, metrics.clone());
         let longest_delay = pipeline.policy.longest_delay();
-        Self { pipeline, stage, processor, permits, metrics, to_settle, failed, longest_delay }
+        Self { pipeline, stage, processor, throttle, metrics, to_settle, failed, longest_delay }
     }
 
     /// The past of a record that was just read.

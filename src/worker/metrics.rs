@@ -15,6 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::load::Load;
 use crate::domain::decide::Reason;
 use crate::domain::provenance::Stage;
+use crate::domain::time::Timestamp;
 
 /// Error types that are counted under their own name; what comes after is counted as `other`. The types come from users'
 /// code, and a label with unbounded values would bring down whoever scrapes it.
@@ -34,6 +35,8 @@ pub struct Metrics {
     buffered_bytes: Family<StageLabels, Gauge>,
     pending: Family<StageLabels, Gauge>,
     assigned_partitions: Family<StageLabels, Gauge>,
+    breaker_open: Family<StageLabels, Gauge>,
+    breaker_openings: Family<StageLabels, Counter>,
     lateness: Family<StageLabels, Histogram>,
     attempt_duration: Family<StageLabels, Histogram>,
 }
@@ -67,6 +70,8 @@ pub struct StageMetrics {
     pub skipped: Counter,
     /// Rebalances that changed this worker's partitions.
     pub rebalances: Counter,
+    /// How often the circuit breaker opened.
+    pub breaker_openings: Counter,
     /// Processor calls that are under way.
     pub in_flight: Gauge,
     /// From call to answer, in seconds.
@@ -80,6 +85,28 @@ pub struct StageMetrics {
     buffered_bytes: Gauge,
     pending: Gauge,
     assigned_partitions: Gauge,
+    breaker: Mutex<BreakerView>,
+    breaker_open: Gauge,
+}
+
+/// What the circuit breaker of a stage does, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BreakerView {
+    /// It lets everything through.
+    #[default]
+    Closed,
+    /// It lets nothing through.
+    Open {
+        /// Why it opened, in words.
+        reason: String,
+        /// When it lets a probe through.
+        next_probe: Timestamp,
+    },
+    /// It lets a few records through, as probes.
+    HalfOpen {
+        /// Why it had opened, in words.
+        reason: String,
+    },
 }
 
 /// How late retries started, in milliseconds after they were due.
@@ -110,6 +137,8 @@ impl Metrics {
             buffered_bytes: Family::default(),
             pending: Family::default(),
             assigned_partitions: Family::default(),
+            breaker_open: Family::default(),
+            breaker_openings: Family::default(),
             lateness: Family::new_with_constructor(seconds),
             attempt_duration: Family::new_with_constructor(seconds),
         };
@@ -123,6 +152,10 @@ impl Metrics {
         registry.register("in_flight_calls", "Processor calls under way", m.in_flight.clone());
         registry.register("pending_records", "Records held until they are due", m.pending.clone());
         registry.register("assigned_partitions", "Partitions that this worker reads", m.assigned_partitions.clone());
+        let open = "1 from when the circuit breaker opens until it closes again, else 0";
+        registry.register("circuit_breaker_open", open, m.breaker_open.clone());
+        let openings = "How often the circuit breaker opened, failed probes included";
+        registry.register("circuit_breaker_openings", openings, m.breaker_openings.clone());
         let bytes = m.buffered_bytes.clone();
         registry.register_with_unit("buffered", "Memory that held records take", Unit::Bytes, bytes);
         let lateness = m.lateness.clone();
@@ -152,6 +185,9 @@ impl Metrics {
             buffered_bytes: self.buffered_bytes.get_or_create_owned(&labels),
             pending: self.pending.get_or_create_owned(&labels),
             assigned_partitions: self.assigned_partitions.get_or_create_owned(&labels),
+            breaker: Mutex::default(),
+            breaker_open: self.breaker_open.get_or_create_owned(&labels),
+            breaker_openings: self.breaker_openings.get_or_create_owned(&labels),
             labels,
         }
     }
@@ -199,6 +235,25 @@ impl StageMetrics {
             p99: quantiles.value_at_quantile(0.99),
             max: quantiles.max(),
         })
+    }
+
+    /// Takes note of what the circuit breaker does.
+    pub fn set_breaker(&self, view: BreakerView) {
+        self.breaker_open.set(i64::from(view != BreakerView::Closed));
+        if matches!(view, BreakerView::Open { .. }) {
+            self.breaker_openings.inc();
+        }
+        *self.breaker.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+
+    /// What the circuit breaker does.
+    pub fn breaker(&self) -> BreakerView {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The names of the pipeline and of the stage.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.labels.pipeline, &self.labels.stage)
     }
 
     /// The partitions that are assigned, and what each holds.

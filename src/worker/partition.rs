@@ -18,6 +18,7 @@ use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
 use super::load::Load;
+use super::throttle::Tally;
 use super::work::{AssignmentId, Destination, Route, ToSettle, Work};
 use crate::domain::decide::{Decision, Situation, decide};
 use crate::domain::due_queue::DueQueue;
@@ -39,7 +40,12 @@ pub(super) struct Partition {
     /// Settled since the last [`flush`](Self::flush).
     finished: Vec<i64>,
     routes: Vec<Route>,
+    /// Counted since then.
+    tally: Tally,
 }
+
+/// How long a record whose probe failed waits before it may be a probe again, so that others get their turn.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// An attempt that ended, or was given up before it started when there is no outcome.
 struct Ended {
@@ -69,6 +75,7 @@ impl Partition {
             calls: FuturesUnordered::new(),
             finished: vec![],
             routes: vec![],
+            tally: Tally::default(),
         }
     }
 
@@ -119,12 +126,15 @@ impl Partition {
                 admit_to_lane(&self.context, &mut self.lanes, work);
             }
         }
-        while self.calls.len() < self.context.pipeline.max_in_flight
+        while self.calls.len() < self.context.pipeline.throttle.max_in_flight
             && !self.stop.is_cancelled()
             && let Some((lane, work)) = self.lanes.take_ready()
         {
-            match self.context.processor.call_now(&work.record) {
-                Some(outcome) => {
+            let Context { throttle, processor, .. } = &*self.context;
+            let passed = throttle.pass_now().and_then(|pass| Some((pass, processor.call_now(&work.record)?)));
+            match passed {
+                Some((pass, outcome)) => {
+                    self.tally.count(throttle, pass, &outcome);
                     note_lateness(&self.context, &work);
                     self.conclude(work, lane, outcome);
                 }
@@ -134,26 +144,33 @@ impl Partition {
         self.load.set_pending(self.gate.len(), self.gate.next_due());
     }
 
-    /// Starts an attempt after a pause, as soon as a permit is free.
-    fn call(&mut self, work: Work, lane: Option<LaneId>, pause: Duration) {
+    /// Starts an attempt after a pause, as soon as the throttle permits it. One that was a probe and failed is made again.
+    fn call(&mut self, work: Work, lane: Option<LaneId>, mut pause: Duration) {
         let (context, stop) = (self.context.clone(), self.stop.clone());
         let attempt = async move {
-            let permitted = async {
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
+            loop {
+                let permitted = async {
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                    context.throttle.permit().await
+                };
+                let permit = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ended { work, lane, outcome: None },
+                    permit = permitted => permit,
+                };
+                note_lateness(&context, &work);
+                let outcome = {
+                    let _in_flight = InFlight::new(&context);
+                    context.processor.call(&work.record, &work.past).await
+                };
+                if permit.end(&outcome) {
+                    return Ended { work, lane, outcome: Some(outcome) };
                 }
-                context.permits.acquire().await
-            };
-            let permit = tokio::select! {
-                biased;
-                () = stop.cancelled() => None,
-                permit = permitted => permit.ok(),
-            };
-            let Some(_permit) = permit else { return Ended { work, lane, outcome: None } };
-            note_lateness(&context, &work);
-            let _in_flight = InFlight::new(&context);
-            let outcome = context.processor.call(&work.record, &work.past).await;
-            Ended { work, lane, outcome: Some(outcome) }
+                log_failed_probe(&work, &outcome);
+                pause = PROBE_PAUSE;
+            }
         };
         self.calls.push(attempt.boxed());
     }
@@ -207,6 +224,7 @@ impl Partition {
     }
 
     fn flush(&mut self) {
+        self.tally.hand_over(&self.context.throttle);
         if self.finished.is_empty() && self.routes.is_empty() {
             return;
         }
@@ -230,6 +248,13 @@ fn log_retry_in_place(work: &Work, failure: &Failure, max_attempts: u32, delay: 
     let (topic, partition, offset) = (&*work.record.topic, work.record.partition, work.record.offset);
     let (attempt, error_type) = (work.past.attempts, &*failure.error_type);
     info!(topic, partition, offset, attempt, max_attempts, error_type, ?delay, "attempt failed, Retry in place");
+}
+
+fn log_failed_probe(work: &Work, outcome: &Outcome) {
+    let Outcome::Failed(failure) = outcome else { return };
+    let (topic, partition, offset) = (&*work.record.topic, work.record.partition, work.record.offset);
+    let (attempt, error_type) = (work.past.attempts + 1, &*failure.error_type);
+    info!(topic, partition, offset, attempt, error_type, "probe failed, the attempt does not count");
 }
 
 /// A call under way, for the gauge and the histogram.

@@ -153,12 +153,14 @@ impl Source {
         }
     }
 
-    /// The partitions that are to be paused, and those that are to be resumed.
+    /// The partitions that are to be paused, and those that are to be resumed: a partition that holds too much is paused,
+    /// and all are while the circuit breaker is open.
     fn changes(&self) -> (Vec<i32>, Vec<i32>) {
+        let open = self.context.throttle.is_open();
         let assigned = self.group().assigned();
         let share = STAGE_BYTES / assigned.len().max(1);
-        let full = assigned.iter().filter(|(_, a)| !a.paused && a.load.is_over(share));
-        let free = assigned.iter().filter(|(_, a)| a.paused && a.load.has_room(share));
+        let full = assigned.iter().filter(|(_, a)| !a.paused && (open || a.load.is_over(share)));
+        let free = assigned.iter().filter(|(_, a)| a.paused && !open && a.load.has_room(share));
         (full.map(|(partition, _)| *partition).collect(), free.map(|(partition, _)| *partition).collect())
     }
 

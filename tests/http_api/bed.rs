@@ -48,6 +48,7 @@ spec:
   topic: {name: small}
   processor: {http: {url: http://small}}
   ingress: {enabled: true, maxBytes: 1Ki}
+  circuitBreaker: {enabled: false}
 ---
 apiVersion: lazaret.dev/v1alpha1
 kind: ErrorHandlingPipeline

@@ -7,6 +7,7 @@ use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::worker::metrics::StageMetrics;
 use lazaret::worker::process::{Process, ProcessSettings, Summary};
+use serde_json::Value;
 
 use super::{eventually, kafka};
 
@@ -56,6 +57,14 @@ impl Engine {
         let view = self.process.stages().iter().find(|view| view.stage == stage).expect("the stage runs");
         let group = &view.pipeline.source(stage).group_id;
         format!("{group}-engine-test-{}", self.process.address().port())
+    }
+
+    /// What the HTTP API answers: the status and the body, text as a JSON string.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client.get(format!("http://{}{path}", self.process.address())).send().await.unwrap();
+        let (status, text) = (response.status().as_u16(), response.text().await.unwrap());
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     /// Records processed by both stages.

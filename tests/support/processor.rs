@@ -1,6 +1,7 @@
 //! A user's HTTP endpoint that does what each record tells it to, and remembers every call.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,8 @@ pub struct Call {
     pub ended: i64,
     /// Calls of the same `key` that were under way when this one began.
     pub beside: usize,
+    /// What was answered.
+    pub status: u16,
 }
 
 impl Call {
@@ -40,7 +43,8 @@ impl Call {
 
 /// A running endpoint. A record is a JSON object:
 /// `id`, `key` (for `Call::beside`), `answers` (a status for each attempt, the last one from then on; 200 by default),
-/// `pauseMs` (before the answer), `hold` (no answer before [`Endpoint::let_go`]).
+/// `pauseMs` (before the answer), `hold` (no answer before [`Endpoint::let_go`]). While [`Endpoint::fail_all`] holds, the
+/// answer is another one.
 pub struct Endpoint {
     pub url: String,
     shared: Arc<Shared>,
@@ -50,12 +54,15 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     running: Mutex<HashMap<String, usize>>,
     held: watch::Sender<bool>,
+    /// Answered to every call, 0 for what its record asks for.
+    outage: AtomicU16,
 }
 
 impl Endpoint {
     pub async fn start() -> Self {
         let (held, _) = watch::channel(true);
-        let shared = Arc::new(Shared { calls: Mutex::default(), running: Mutex::default(), held });
+        let shared =
+            Arc::new(Shared { calls: Mutex::default(), running: Mutex::default(), held, outage: AtomicU16::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/orders", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(shared.clone());
@@ -69,6 +76,11 @@ impl Endpoint {
 
     pub fn calls_of(&self, id: &str) -> Vec<Call> {
         self.calls().into_iter().filter(|call| call.id() == id).collect()
+    }
+
+    /// Answers every call with this status, `None` for what its record asks for.
+    pub fn fail_all(&self, status: Option<u16>) {
+        self.shared.outage.store(status.unwrap_or(0), Ordering::SeqCst);
     }
 
     /// Answers every call that is held, and all later ones.
@@ -95,11 +107,15 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
         let _ = shared.held.subscribe().wait_for(|held| !held).await;
     }
     *shared.running.lock().unwrap().entry(text("key")).or_default() -= 1;
-    let call = Call { headers, body: body.to_vec(), began, ended: now(), beside };
-    shared.calls.lock().unwrap().push(call);
     let answers = order["answers"].as_array().cloned().unwrap_or_default();
     let status = answers.get(attempt - 1).or(answers.last()).and_then(Value::as_u64).unwrap_or(200);
-    StatusCode::from_u16(u16::try_from(status).unwrap()).unwrap()
+    let status = match shared.outage.load(Ordering::SeqCst) {
+        0 => u16::try_from(status).unwrap(),
+        outage => outage,
+    };
+    let call = Call { headers, body: body.to_vec(), began, ended: now(), beside, status };
+    shared.calls.lock().unwrap().push(call);
+    StatusCode::from_u16(status).unwrap()
 }
 
 pub fn now() -> i64 {

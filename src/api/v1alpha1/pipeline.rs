@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Consumer, DeadLetters, ErrorHandlingPipelineStatus, FaultInjection, Ingress, Kafka, Processor, Retry, Topic,
+    CircuitBreaker, Consumer, DeadLetters, ErrorHandlingPipelineStatus, FaultInjection, Ingress, Kafka, Processor,
+    Retry, Topic,
 };
 use crate::api::schema;
 
@@ -92,6 +93,10 @@ pub struct ErrorHandlingPipelineSpec {
     /// Where records go that cannot be processed. May be left out.
     #[serde(default)]
     pub dlt: DeadLetters,
+
+    /// Keeps records from a processor that fails most of them. On unless disabled.
+    #[serde(default)]
+    pub circuit_breaker: CircuitBreaker,
 
     /// An HTTP endpoint that writes records to the topic. Off unless enabled.
     #[serde(default)]

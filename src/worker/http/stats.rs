@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::{Api, StageView};
 use crate::domain::time::Timestamp;
 use crate::worker::load::Load;
+use crate::worker::metrics::BreakerView;
 
 /// What this process did since it started, and what it holds now.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,6 +47,9 @@ pub struct StageStats {
     counts: Counts,
     /// The records that it holds.
     buffered: Buffered,
+    /// What the circuit breaker does, null where the pipeline has none.
+    #[schema(required)]
+    circuit_breaker: Option<CircuitBreaker>,
     /// How late retries started, null before the first.
     #[schema(required)]
     lateness_ms: Option<LatenessMs>,
@@ -92,6 +96,33 @@ pub struct Buffered {
     bytes: usize,
 }
 
+/// Whether records are processed, or kept from a processor that fails most of them.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreaker {
+    /// `closed` while all is well, `open` while nothing is processed, `halfOpen` while a few records are tried.
+    state: BreakerState,
+    /// Why it opened, null while it is closed.
+    #[schema(required, example = "80 of 120 calls failed within 60s; the last: ValidationException")]
+    reason: Option<String>,
+    /// When the next record is tried, null unless it is open.
+    #[serde(serialize_with = "rfc_3339")]
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    next_probe: Option<Timestamp>,
+}
+
+/// The state of a circuit breaker.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum BreakerState {
+    /// Everything is let through.
+    Closed,
+    /// Nothing is let through.
+    Open,
+    /// A few records are let through, as probes.
+    HalfOpen,
+}
+
 /// How late retries started, in milliseconds after they were due.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LatenessMs {
@@ -126,6 +157,7 @@ impl StageStats {
             group_id: source.group_id.clone(),
             counts: Counts::of(view, &assignment),
             buffered: Buffered { records: sum(Load::records), bytes: sum(Load::bytes) },
+            circuit_breaker: view.pipeline.throttle.breaker.as_ref().map(|_| view.metrics.breaker().into()),
             lateness_ms: view.metrics.lateness().map(|late| LatenessMs { p50: late.p50, p99: late.p99, max: late.max }),
             assignment: assignment.into_keys().collect(),
         }
@@ -165,6 +197,17 @@ impl Counts {
         self.pending += other.pending;
         self.next_due = self.next_due.into_iter().chain(other.next_due).min();
         self.rebalances += other.rebalances;
+    }
+}
+
+impl From<BreakerView> for CircuitBreaker {
+    fn from(view: BreakerView) -> Self {
+        let (state, reason, next_probe) = match view {
+            BreakerView::Closed => (BreakerState::Closed, None, None),
+            BreakerView::Open { reason, next_probe } => (BreakerState::Open, Some(reason), Some(next_probe)),
+            BreakerView::HalfOpen { reason } => (BreakerState::HalfOpen, Some(reason), None),
+        };
+        Self { state, reason, next_probe }
     }
 }
 
