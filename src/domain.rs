@@ -16,6 +16,7 @@
 //! | [`policy`] | how often and when a failure is tried again |
 //! | [`decide`] | what happens to a record now |
 //! | [`breaker`] | whether the processor is asked at all |
+//! | [`pace`] | when the next call may start |
 //! | [`provenance`] | where a record came from and how often it was tried |
 //! | [`envelope`] | the records written to the retry topic and the dead letter topic |
 //! | [`lane`] | which records may be processed at the same time |
@@ -38,6 +39,7 @@ pub mod failure;
 pub mod http;
 pub mod lane;
 pub mod offsets;
+pub mod pace;
 pub mod pending;
 pub mod pipeline;
 pub mod policy;

@@ -1,9 +1,9 @@
-//! What the processor is asked to bear: the circuit breaker, on the embedded broker and on Apache Kafka.
+//! What the processor is asked to bear: the circuit breaker and the pace, on the embedded broker and on Apache Kafka.
 
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
@@ -190,5 +190,50 @@ async fn a_worker_that_stops_while_the_breaker_is_open_leaves_the_records_to_the
             endpoint.calls().iter().filter(|call| call.status == 200).map(|call| call.id()).collect();
         assert_eq!(done, all(100).difference(&letters).cloned().collect());
         assert_eq!(ids(&dead_letters(&broker, &pipeline)), letters);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_calls_start_than_the_rate_allows() {
+    const RATE: usize = 50;
+    for broker in Broker::both() {
+        let endpoint = Endpoint::start().await;
+        let spec = format!(
+            "ordering: Unordered\n\
+             processor: {{http: {{url: '{}'}}, maxInFlight: {AT_ONCE}, recordsPerSecond: {RATE}}}",
+            endpoint.url
+        );
+        let pipeline = pipeline(&unique("pace"), &spec);
+        broker.create_topics(&pipeline).await;
+        write_orders(&broker, &pipeline, 0..200).await;
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        engine.settled(200).await;
+        engine.stop().await;
+        let mut began: Vec<_> = endpoint.calls().iter().map(|call| call.began).collect();
+        began.sort_unstable();
+        assert_eq!(began.len(), 200);
+        // What had started before the first of a stretch may arrive in it, and that is never more than may be under way.
+        let most = AT_ONCE + 1 + RATE / 10;
+        for (first, from) in began.iter().enumerate() {
+            for (last, to) in began.iter().enumerate().skip(first) {
+                let (calls, millis) = (last - first + 1, usize::try_from(to - from).unwrap() + 1);
+                assert!(calls <= most + (RATE * millis).div_ceil(1_000), "{calls} calls in {millis} ms");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_are_paced_as_well() {
+    for broker in Broker::both() {
+        let rules = "processor: {rules: [{when: 'false', error: E}], recordsPerSecond: 100}";
+        let pipeline = pipeline(&unique("pace-rules"), rules);
+        broker.create_topics(&pipeline).await;
+        write_orders(&broker, &pipeline, 0..300).await;
+        let began = Instant::now();
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        engine.settled(300).await;
+        assert!(began.elapsed() >= Duration::from_millis(2_800), "{:?}", began.elapsed());
+        engine.stop().await;
     }
 }

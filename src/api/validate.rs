@@ -183,7 +183,11 @@ fn throttle_plan(spec: &v1::ErrorHandlingPipelineSpec) -> ThrottlePlan {
         open_for: breaker.open_for.into(),
         half_open_calls: breaker.half_open_calls,
     };
-    ThrottlePlan { max_in_flight: spec.processor.max_in_flight as usize, breaker: breaker.enabled.then_some(plan) }
+    ThrottlePlan {
+        max_in_flight: spec.processor.max_in_flight as usize,
+        records_per_second: spec.processor.records_per_second,
+        breaker: breaker.enabled.then_some(plan),
+    }
 }
 
 fn default_ruling(object: &ErrorHandlingPipeline) -> Ruling {

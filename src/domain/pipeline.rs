@@ -144,6 +144,8 @@ pub enum ProcessorPlan {
 pub struct ThrottlePlan {
     /// Calls at once.
     pub max_in_flight: usize,
+    /// Calls that start in a second, `None` for no limit.
+    pub records_per_second: Option<u32>,
     /// When it is not called at all because most calls fail, `None` for never.
     pub breaker: Option<BreakerPlan>,
 }

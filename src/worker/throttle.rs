@@ -1,7 +1,7 @@
-//! What the processor is asked to bear: calls at once, and none at all while most of them fail.
+//! What the processor is asked to bear: calls at once, calls a second, and none at all while most of them fail.
 //!
-//! The rule is [`Breaker`]; this holds it for the partitions of a stage, reads the clock for it, lets whoever must wait
-//! wait, and says what the breaker does in the log, the metrics and the stats. Waiting is done one
+//! The rules are [`Breaker`] and [`Pace`]; this holds them for the partitions of a stage, reads the clock for them, lets
+//! whoever must wait wait, and says what the breaker does in the log, the metrics and the stats. Waiting is done one
 //! after the other, in the order of coming: only the first in the line watches the breaker, and a record whose probe
 //! failed goes to its end.
 
@@ -16,6 +16,7 @@ use super::clock;
 use super::metrics::{BreakerView, StageMetrics};
 use crate::domain::breaker::{Answer, Breaker, BreakerPlan, Opening, Pass, State};
 use crate::domain::failure::{Failure, Outcome};
+use crate::domain::pace::Pace;
 use crate::domain::pipeline::ThrottlePlan;
 use crate::domain::time::Timestamp;
 
@@ -29,6 +30,7 @@ pub(super) struct Throttle {
     changed: Notify,
     /// The breaker's epoch while it is closed, so that a record that needs no waiting takes no lock; else [`SHUT`].
     closed_in: AtomicU64,
+    paced: bool,
     plan: Option<BreakerPlan>,
     metrics: Arc<StageMetrics>,
     /// Where the clock of the rules begins. It is one that is never set.
@@ -40,6 +42,7 @@ const SHUT: u64 = 0;
 
 struct Rules {
     breaker: Option<Breaker>,
+    pace: Option<Pace>,
     last_error: String,
 }
 
@@ -63,10 +66,12 @@ impl Throttle {
     pub fn new(plan: &ThrottlePlan, metrics: Arc<StageMetrics>) -> Self {
         let breaker = plan.breaker.clone().map(Breaker::new);
         let epoch = breaker.as_ref().map_or(SHUT + 1, Breaker::epoch);
+        let pace = plan.records_per_second.map(Pace::new);
         Self {
             slots: Semaphore::new(plan.max_in_flight),
             line: Line::new(()),
-            rules: Mutex::new(Rules { breaker, last_error: String::new() }),
+            paced: pace.is_some(),
+            rules: Mutex::new(Rules { breaker, pace, last_error: String::new() }),
             changed: Notify::new(),
             closed_in: AtomicU64::new(epoch),
             plan: plan.breaker.clone(),
@@ -78,7 +83,7 @@ impl Throttle {
     /// A pass for a call that ends at once, if nothing has to be waited for.
     pub fn pass_now(&self) -> Option<Pass> {
         let epoch = self.closed_in.load(Relaxed);
-        (epoch != SHUT).then_some(Pass { epoch, probe: false })
+        (!self.paced && epoch != SHUT).then_some(Pass { epoch, probe: false })
     }
 
     /// Waits until a call may start.
@@ -113,6 +118,13 @@ impl Throttle {
     /// A pass, or when to ask again; `None` for when something has changed.
     fn ask(&self) -> Result<Pass, Option<Instant>> {
         let rules = &mut *self.rules();
+        let since = self.began.0.elapsed();
+        if let Some(pace) = &mut rules.pace {
+            let earliest = pace.earliest(since);
+            if earliest > since {
+                return Err(Some(self.began.0 + earliest));
+            }
+        }
         let answer = self.with_breaker(rules, |breaker, now| (breaker.ask(now), now));
         let pass = match answer {
             None => Pass::default(),
@@ -120,6 +132,7 @@ impl Throttle {
             Some((Answer::NotBefore(then), now)) => return Err(Some(Instant::now() + then.since(now))),
             Some((Answer::AfterAProbe, _)) => return Err(None),
         };
+        rules.pace.as_mut().map(|pace| pace.start(since));
         Ok(pass)
     }
 
@@ -255,7 +268,7 @@ mod tests {
 
     const OPEN_FOR: Duration = Duration::from_millis(200);
 
-    fn throttle(max_in_flight: usize) -> Throttle {
+    fn throttle(max_in_flight: usize, records_per_second: Option<u32>) -> Throttle {
         let breaker = BreakerPlan {
             failure_rate: 0.5,
             minimum_calls: 4,
@@ -264,7 +277,7 @@ mod tests {
             half_open_calls: 2,
         };
         let metrics = Metrics::register(&mut Registry::default()).stage("orders", Stage::Main);
-        let plan = ThrottlePlan { max_in_flight, breaker: Some(breaker) };
+        let plan = ThrottlePlan { max_in_flight, records_per_second, breaker: Some(breaker) };
         Throttle::new(&plan, Arc::new(metrics))
     }
 
@@ -281,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_opens_says_why_and_closes_after_probes_that_went_well() {
-        let throttle = throttle(10);
+        let throttle = throttle(10, None);
         let late = throttle.permit().await;
         assert!(throttle.pass_now().is_some());
         open(&throttle).await;
@@ -304,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_probe_that_failed_does_not_count_and_one_that_is_dropped_makes_room() {
-        let throttle = throttle(10);
+        let throttle = throttle(10, None);
         open(&throttle).await;
         assert!(!throttle.permit().await.end(&failed()));
         let dropped = throttle.permit().await;
@@ -322,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_came_first_is_the_first_to_be_let_through() {
-        let throttle = throttle(1);
+        let throttle = throttle(1, None);
         open(&throttle).await;
         let order = Mutex::new(vec![]);
         let calls = (0..20).map(|n| {
@@ -340,7 +353,7 @@ mod tests {
 
     #[tokio::test]
     async fn successes_are_told_before_a_failure_and_with_the_phase_that_they_belong_to() {
-        let (throttle, mut tally) = (throttle(10), Tally::default());
+        let (throttle, mut tally) = (throttle(10, None), Tally::default());
         let pass = throttle.pass_now().unwrap();
         (0..4).for_each(|_| tally.count(&throttle, pass, &Outcome::Done));
         (0..3).for_each(|_| tally.count(&throttle, pass, &failed()));
@@ -353,5 +366,16 @@ mod tests {
         tally.hand_over(&throttle);
         assert!(matches!(throttle.metrics.breaker(), BreakerView::HalfOpen { .. }), "an old success is no probe's");
         drop(probes);
+    }
+
+    #[tokio::test]
+    async fn calls_are_paced_and_none_goes_past_the_line() {
+        let throttle = throttle(10, Some(100));
+        assert_eq!(throttle.pass_now(), None);
+        let began = Instant::now();
+        for _ in 0..31 {
+            assert!(throttle.permit().await.end(&Outcome::Done));
+        }
+        assert!(began.elapsed() >= Duration::from_millis(190), "{:?}", began.elapsed());
     }
 }

@@ -30,6 +30,13 @@ pub struct Processor {
     #[serde(default = "sixty_four")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_in_flight: u32,
+
+    /// How many records one worker may begin to process in a second, 1 to 1000000; each attempt counts. They are spread
+    /// evenly; a tenth of a second's worth may begin at once. Two workers may begin twice as many together, and the workers
+    /// of the retry stage as many again. Example: `200`. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub records_per_second: Option<u32>,
 }
 
 /// A condition under which a record fails.
