@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! source ──► gate ──► lane ──► processor ──► decide ──► settle ──► offsets
-//!            (retry stage: hold until due)               (write where needed, then finish)
+//!            (hold until due)                            (write where needed, then finish)
 //! ```
 //!
 //! `source` is the only thread that reads, `group` serves its rebalances, `partition` is the task of one assigned

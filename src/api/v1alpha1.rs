@@ -27,7 +27,7 @@ pub use ingress::{FaultInjection, Ingress};
 pub use kafka::Kafka;
 pub use pipeline::{DeletionPolicy, Delivery, ErrorHandlingPipeline, ErrorHandlingPipelineSpec, Ordering};
 pub use processor::{Processor, Rule};
-pub use retry::{InPlace, Retry, RetryTopic, Strategy};
+pub use retry::{InPlace, Retry, RetryMode, RetryTopic, Strategy};
 pub use retry_rule::RetryRule;
 pub use status::{ErrorHandlingPipelineStatus, StageStatus, TopicStatus};
 pub use template::{ContainerTemplate, MetadataTemplate, PodTemplate, Template};

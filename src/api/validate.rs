@@ -18,7 +18,7 @@ use crate::domain::pipeline::{
     Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, Pipeline, ProcessorPlan, Source,
     ThrottlePlan, TopicPlan,
 };
-use crate::domain::policy::{Backoff, InPlace, RetryPolicy, RetryRule, Ruling, Strategy};
+use crate::domain::policy::{Backoff, InPlace, Mode, RetryPolicy, RetryRule, Ruling, Strategy};
 use crate::domain::rules::{Rule, RuleSet};
 
 /// Retry records are kept for a week beyond the longest delay: time to mend a retry stage that stands still.
@@ -96,6 +96,10 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
     };
     let rules = spec.retry.rules.iter().enumerate().map(retry_rule).collect::<Result<_, _>>()?;
     let policy = RetryPolicy {
+        mode: match spec.retry.mode {
+            v1::RetryMode::NonBlocking => Mode::NonBlocking,
+            v1::RetryMode::KeepOrder => Mode::KeepOrder,
+        },
         default: default.clone(),
         in_place: InPlace { attempts: spec.retry.in_place.attempts, delay: spec.retry.in_place.delay.into() },
         timeout: spec.retry.timeout.map(Into::into),

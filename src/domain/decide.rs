@@ -15,7 +15,7 @@ pub enum Decision {
         /// The pause.
         delay: Duration,
     },
-    /// It goes to the retry topic and is tried again from there.
+    /// It waits until it is due: in the retry topic or in its lane, as the policy's mode says.
     Retry {
         /// No attempt starts before this instant.
         due: Timestamp,
@@ -94,7 +94,7 @@ fn reason_to_give_up(failure: &Failure, policy: &RetryPolicy, ruling: &Ruling, s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::policy::{Backoff, InPlace, Strategy};
+    use crate::domain::policy::{Backoff, InPlace, Mode, Strategy};
     use proptest::prelude::*;
 
     fn policy() -> RetryPolicy {
@@ -106,7 +106,7 @@ mod tests {
             jitter_factor: 0.2,
         };
         let default = Ruling { retryable: None, max_attempts: 5, backoff, dead_letter_topic: "orders.dlt".into() };
-        RetryPolicy { default, in_place: InPlace::default(), timeout: None, rules: vec![] }
+        RetryPolicy { mode: Mode::default(), default, in_place: InPlace::default(), timeout: None, rules: vec![] }
     }
 
     fn failed(kind: FailureKind) -> Failure {

@@ -84,9 +84,21 @@ pub struct InPlace {
     pub delay: Duration,
 }
 
+/// Where a record waits for its next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// In the retry topic: the records behind it go on.
+    #[default]
+    NonBlocking,
+    /// In its lane, so that nothing overtakes it there.
+    KeepOrder,
+}
+
 /// What a pipeline does with failures.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {
+    /// Where a record waits for its next attempt.
+    pub mode: Mode,
     /// What holds unless a rule says otherwise.
     pub default: Ruling,
     /// Quick attempts before a record leaves its partition.

@@ -25,6 +25,8 @@ use crate::domain::due_queue::DueQueue;
 use crate::domain::failure::{Failure, Outcome};
 use crate::domain::lane::{LaneId, Lanes};
 use crate::domain::offsets::{Begun, Offsets};
+use crate::domain::policy::Mode;
+use crate::domain::time::Timestamp;
 
 /// The task of one assigned partition.
 pub(super) struct Partition {
@@ -34,7 +36,7 @@ pub(super) struct Partition {
     stop: CancellationToken,
     offsets: Arc<Mutex<Offsets>>,
     load: Arc<Load>,
-    gate: DueQueue<Work>,
+    gate: DueQueue<Held>,
     lanes: Lanes<Work>,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// Settled since the last [`flush`](Self::flush).
@@ -42,6 +44,14 @@ pub(super) struct Partition {
     routes: Vec<Route>,
     /// Counted since then.
     tally: Tally,
+}
+
+/// A record that waits until it is due.
+enum Held {
+    /// It has no place in the order yet.
+    Outside(Work),
+    /// It failed and has its lane still, so what comes behind it waits too.
+    InLane(Work, Option<LaneId>),
 }
 
 /// How long a record whose probe failed waits before it may be a probe again, so that others get their turn.
@@ -113,7 +123,7 @@ impl Partition {
                 continue;
             }
             match work.past.due {
-                Some(due) => self.gate.push(due, work),
+                Some(due) => self.gate.push(due, Held::Outside(work)),
                 None => admit_to_lane(&self.context, &mut self.lanes, work),
             }
         }
@@ -122,8 +132,11 @@ impl Partition {
     fn start_what_may(&mut self) {
         if !self.gate.is_empty() {
             let now = clock::now();
-            while let Some((_, work)) = self.gate.pop_due(now) {
-                admit_to_lane(&self.context, &mut self.lanes, work);
+            while let Some((_, held)) = self.gate.pop_due(now) {
+                match held {
+                    Held::Outside(work) => admit_to_lane(&self.context, &mut self.lanes, work),
+                    Held::InLane(work, lane) => self.lanes.resume(lane, work),
+                }
             }
         }
         while self.calls.len() < self.context.pipeline.throttle.max_in_flight
@@ -201,12 +214,22 @@ impl Partition {
                 log_retry_in_place(&work, &failure, ruling.max_attempts, delay);
                 return self.call(work, lane, delay);
             }
+            Decision::Retry { due } if policy.mode == Mode::KeepOrder => {
+                log_retry_in_order(&work, &failure, ruling.max_attempts, due);
+                return self.hold(work, lane, due);
+            }
             Decision::Retry { due } => Destination::Retry { due, max_attempts: ruling.max_attempts },
             Decision::DeadLetter { reason } => Destination::DeadLetter { reason },
         };
         let dead_letter_topic = ruling.dead_letter_topic.clone();
         self.routes.push(Route { work, failure, failed_at: now, to, dead_letter_topic });
         self.lanes.release(lane);
+    }
+
+    /// Lets a record wait in its lane. It runs no call meanwhile, so that however many wait, others can be called.
+    fn hold(&mut self, mut work: Work, lane: Option<LaneId>, due: Timestamp) {
+        work.past.due = Some(due);
+        self.gate.push(due, Held::InLane(work, lane));
     }
 
     fn finish(&mut self, work: Work, lane: Option<LaneId>, outcome: &Outcome) {
@@ -248,6 +271,12 @@ fn log_retry_in_place(work: &Work, failure: &Failure, max_attempts: u32, delay: 
     let (topic, partition, offset) = (&*work.record.topic, work.record.partition, work.record.offset);
     let (attempt, error_type) = (work.past.attempts, &*failure.error_type);
     info!(topic, partition, offset, attempt, max_attempts, error_type, ?delay, "attempt failed, Retry in place");
+}
+
+fn log_retry_in_order(work: &Work, failure: &Failure, max_attempts: u32, due: Timestamp) {
+    let (topic, partition, offset) = (&*work.record.topic, work.record.partition, work.record.offset);
+    let (attempt, error_type) = (work.past.attempts, &*failure.error_type);
+    info!(topic, partition, offset, attempt, max_attempts, error_type, %due, "attempt failed, Retry keeps its place");
 }
 
 fn log_failed_probe(work: &Work, outcome: &Outcome) {

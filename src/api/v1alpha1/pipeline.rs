@@ -56,7 +56,7 @@ use crate::api::schema;
 pub struct ErrorHandlingPipelineSpec {
     /// Which records may be processed at the same time. `Partition`: one at a time in each partition, in strict order.
     /// `Key` (default): one at a time for each key, keys side by side. `Unordered`: any. A record that waits in the
-    /// retry topic gives up its place in the order.
+    /// retry topic gives up its place in the order; with `retry.mode: KeepOrder` none does.
     #[serde(default)]
     pub ordering: Ordering,
 

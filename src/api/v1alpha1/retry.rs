@@ -22,6 +22,13 @@ pub struct Retry {
     #[schemars(length(min = 1, max = 249))]
     pub group_id: Option<String>,
 
+    /// Where a failed record waits for its next attempt. `NonBlocking` (default): in the retry topic; the records behind it
+    /// go on, also those of its key. `KeepOrder`: in the worker's memory, before the records that `ordering` puts behind
+    /// it: those of its key, or all of its partition; the others go on. If the worker stops or gives up the partition
+    /// meanwhile, whoever reads it next tries the record at once, and its attempts are counted anew. The retry topic and its
+    /// workers are there in either mode: what went there before a change to `KeepOrder` is still processed from there.
+    pub mode: RetryMode,
+
     /// How the wait grows from one attempt to the next. `Immediate`: no wait. `Fixed`: always `initialDelay`.
     /// `Exponential`: multiplied by `multiplier` each time. `ExponentialJitter` (default): the same, made longer or
     /// shorter at random by up to `jitterFactor`, so that records that failed together do not come back together.
@@ -96,6 +103,16 @@ pub struct RetryTopic {
     pub adopt: Adopt,
 }
 
+/// Where a failed record waits for its next attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RetryMode {
+    /// In the retry topic; the records behind it go on.
+    #[default]
+    NonBlocking,
+    /// In memory, before the records that follow it in order.
+    KeepOrder,
+}
+
 /// How the wait grows from one attempt to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Strategy {
@@ -127,6 +144,7 @@ impl Default for Retry {
         Self {
             topic: RetryTopic::default(),
             group_id: None,
+            mode: RetryMode::default(),
             strategy: Strategy::default(),
             max_attempts: 5,
             initial_delay: Duration::from_secs(1),
