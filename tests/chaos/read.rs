@@ -50,7 +50,7 @@ impl Course {
 
     /// All that was seen of the pipeline, for the verdict.
     pub fn seen(&self, address: &str, written: &[Written], heard: &[Heard]) -> Seen {
-        let (numbers, originals) = self.originals(address, written);
+        let (numbers, originals) = self.originals(address, written, heard);
         let is = |place: Place, content: &Content| {
             let number = numbers.get(&place);
             number.is_some_and(|number| self.records.content(*number).forwarded() == *content)
@@ -108,7 +108,12 @@ impl Course {
     }
 
     /// The number of each record by its place, and how it stands.
-    fn originals(&self, address: &str, written: &[Written]) -> (HashMap<Place, usize>, BTreeMap<Place, Original>) {
+    fn originals(
+        &self,
+        address: &str,
+        written: &[Written],
+        heard: &[Heard],
+    ) -> (HashMap<Place, usize>, BTreeMap<Place, Original>) {
         let (mut numbers, mut originals) = (HashMap::new(), BTreeMap::new());
         let mut add = |place, number, standing| {
             let key = self.records.content(number).key;
@@ -126,7 +131,9 @@ impl Course {
         for Written { number, place, sent } in written.iter().filter(|written| !readable.contains(&written.number)) {
             let lost = *sent == Sent::Committed && !self.compacted;
             assert!(!lost, "the cluster lost record {number}, which it had acknowledged at {place:?}");
-            let Some(place) = *place else { continue };
+            // One that is compacted away, and of which nobody said where it was, is where it was called from.
+            let called = || heard.iter().find(|heard| heard.number == Some(*number)).map(|heard| heard.place);
+            let Some(place) = place.or_else(called) else { continue };
             let standing = match sent {
                 Sent::Committed => Standing::Superseded,
                 // Compacted away, or not committed: there is no telling.

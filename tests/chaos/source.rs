@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 
 use super::records::{Records, mixed};
@@ -26,7 +27,7 @@ pub enum Sent {
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
     pub number: usize,
-    /// Where it went, if that was said.
+    /// Where it went, if that was said: a broker that finds that it has a record already does not say where.
     pub place: Option<Place>,
     pub sent: Sent,
 }
@@ -85,7 +86,7 @@ pub async fn write_plainly(
     let mut written = vec![];
     for (number, delivery) in under_way {
         written.push(match delivery.await {
-            Ok(Ok(to)) => Written { number, place: Some((to.partition, to.offset)), sent: Sent::Committed },
+            Ok(Ok(to)) => Written { number, place: place(to), sent: Sent::Committed },
             _ => Written { number, place: None, sent: Sent::Unsure },
         });
     }
@@ -130,12 +131,15 @@ pub fn write_in_transactions(address: &str, topic: &str, records: Records, end: 
             producer = open();
         }
         for (number, delivery) in sent {
-            let place =
-                delivery.and_then(|delivery| runtime.block_on(delivery).ok()?.ok()).map(|to| (to.partition, to.offset));
+            let place = delivery.and_then(|delivery| runtime.block_on(delivery).ok()?.ok()).and_then(place);
             written.push(Written { number, place, sent: outcome });
         }
     }
     written
+}
+
+fn place(to: Delivery) -> Option<Place> {
+    (to.offset >= 0).then_some((to.partition, to.offset))
 }
 
 fn commit(producer: &FutureProducer) -> Sent {
