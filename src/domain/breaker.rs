@@ -231,7 +231,7 @@ impl Breaker {
 struct Window {
     /// The length of a slice, in milliseconds.
     width: i64,
-    slices: [Slice; SLICES],
+    slices: Box<[Slice; SLICES]>,
 }
 
 const SLICES: usize = 20;
@@ -247,7 +247,7 @@ struct Slice {
 impl Window {
     fn new(length: Duration) -> Self {
         let width = i64::try_from(length.as_millis() / SLICES as u128).unwrap_or(i64::MAX).max(1);
-        Self { width, slices: [Slice::default(); SLICES] }
+        Self { width, slices: Box::new([Slice::default(); SLICES]) }
     }
 
     fn add(&mut self, calls: u64, failed: u64, now: Timestamp) {

@@ -74,7 +74,7 @@ impl std::fmt::Display for Variant {
 
 impl Variant {
     pub fn is_exactly_once(&self) -> bool {
-        self.delivery == Some(Delivery::ExactlyOnce)
+        self.delivery != Some(Delivery::AtLeastOnce)
     }
 
     /// The spec of a pipeline that calls `url`. On a compacted topic, dead letters keep the record's own form.
@@ -94,7 +94,7 @@ impl Variant {
         };
         let mut spec = format!(
             "topic: {{name: {topic}, partitions: {partitions}, replicas: 3, config: {config}}}\n\
-             processor: {{http: {{url: '{url}'}}, maxInFlight: 64}}\nordering: {:?}\nconsumer: {{{consumer}}}\n\
+             processor: {{http: {{url: '{url}'}}, maxInFlight: 64}}\ncircuitBreaker: {{enabled: false}}\nordering: {:?}\nconsumer: {{{consumer}}}\n\
              retry: {{topic: {{partitions: 3, replicas: 3}}, strategy: ExponentialJitter, initialDelay: 200ms, \
              multiplier: 3, maxDelay: 10s, maxAttempts: {MAX_ATTEMPTS}{mode}}}\n\
              dlt: {{topic: {{partitions: 3, replicas: 3}}, format: {format}}}\n",
