@@ -23,6 +23,7 @@ mod partition;
 pub mod peers;
 pub mod process;
 pub mod processor;
+mod refetch;
 mod settle;
 mod source;
 mod throttle;
@@ -49,6 +50,7 @@ use group::Group;
 use member::Member;
 use metrics::StageMetrics;
 use processor::{ClientError, FaultSwitch, Processor};
+use refetch::Refetch;
 use settle::Settle;
 use source::Source;
 use writer::Writer;
@@ -100,7 +102,7 @@ pub enum StartError {
     #[error("the Kafka client could not be made")]
     Kafka(#[from] KafkaError),
     /// The system has no thread left.
-    #[error("the source thread could not be started")]
+    #[error("a thread could not be started")]
     Thread(#[from] std::io::Error),
 }
 
@@ -122,10 +124,12 @@ impl Worker {
         let (to_settle, inbox) = mpsc::unbounded_channel();
         let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
         let Pipeline { delivery, drain_timeout, .. } = *pipeline;
-        let context = Context::new(pipeline.clone(), stage, processor, metrics.clone(), to_settle, failed.clone());
+        let (topic, group_id) = (&pipeline.source(stage).topic, &pipeline.source(stage).group_id);
+        let refetch = Refetch::start(&connection, topic.clone(), FailOnPanic(failed.clone()))?;
+        let context =
+            Context::new(pipeline.clone(), stage, processor, metrics.clone(), to_settle, refetch, failed.clone());
         let context = Arc::new(context);
         let group = Group::new(context.clone(), Handle::current());
-        let (topic, group_id) = (&pipeline.source(stage).topic, &pipeline.source(stage).group_id);
         let consumer: BaseConsumer<Group> =
             connection.consumer(group_id, &pipeline.membership, &identity).create_with_context(group)?;
         let consumer = Arc::new(consumer);

@@ -257,9 +257,9 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     retry.dead_letter("F", Reason::AttemptsExhausted);
     retry.in_flight.inc();
     retry.observe_lateness(Duration::from_millis(7));
-    let loads = [Arc::new(Load::default()), Arc::new(Load::default())];
-    loads[0].set_pending(1, Some(Timestamp(1_705_314_600_000)));
-    loads[1].set_pending(2, Some(Timestamp(1_705_314_601_000)));
+    let loads = [Arc::new(Load::new(100)), Arc::new(Load::new(100))];
+    loads[0].set_pending(1, 0, 0, Some(Timestamp(1_705_314_600_000)));
+    loads[1].set_pending(2, 0, 0, Some(Timestamp(1_705_314_601_000)));
     let _charge = loads[1].charge(100);
     main.set_assigned(4, Some(loads[1].clone()));
     retry.set_assigned(0, Some(loads[0].clone()));
@@ -278,7 +278,7 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     assert_eq!(totals["nextDue"], json!("2024-01-15T10:30:00Z"));
     assert_eq!((&retry["pipeline"], &retry["stage"]), (&json!("orders"), &json!("retry")));
     assert_eq!((&retry["topic"], &retry["groupId"]), (&json!("orders.retry"), &json!("orders-retry-group")));
-    assert_eq!(retry["buffered"], json!({"records": 1, "bytes": 100}));
+    assert_eq!(retry["buffered"], json!({"records": 4, "bytes": 100}));
     assert_eq!(retry["latenessMs"], json!({"p50": 7, "p99": 7, "max": 7}));
     assert_eq!(retry["assignment"], json!([0, 2]));
     let open = json!({"state": "open", "reason": reason(), "nextProbe": "2024-01-15T10:30:00Z"});
@@ -289,8 +289,8 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
 #[tokio::test]
 async fn metrics_are_fresh_and_in_the_format_that_they_claim() {
     let bed = Bed::without_broker(OPEN).await;
-    let load = Arc::new(Load::default());
-    load.set_pending(9, None);
+    let load = Arc::new(Load::new(100));
+    load.set_pending(9, 0, 0, None);
     bed.metrics[0].set_assigned(0, Some(load));
     let open = BreakerView::Open { reason: "6 of 9 calls failed".into(), next_probe: Timestamp(0) };
     bed.metrics[0].set_breaker(open);

@@ -15,7 +15,7 @@ use crate::domain::envelope::DeadLetterFormat;
 use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
 use crate::domain::lane::Ordering;
 use crate::domain::pipeline::{
-    Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, Pipeline, ProcessorPlan, Source,
+    Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, PendingPlan, Pipeline, ProcessorPlan, Source,
     ThrottlePlan, TopicPlan,
 };
 use crate::domain::policy::{Backoff, InPlace, Mode, RetryPolicy, RetryRule, Ruling, Strategy};
@@ -128,6 +128,10 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
         processor,
         throttle: throttle_plan(spec),
         policy,
+        pending: PendingPlan {
+            records: spec.retry.pending_records as usize,
+            bytes: usize::try_from(spec.retry.pending_bytes.as_bytes()).unwrap_or(usize::MAX),
+        },
         dead_letter_format: match spec.dlt.format {
             v1::DeadLetterFormat::Envelope => DeadLetterFormat::Envelope,
             v1::DeadLetterFormat::Raw => DeadLetterFormat::Raw,

@@ -35,6 +35,8 @@ pub struct Pipeline {
     pub throttle: ThrottlePlan,
     /// What happens to failures.
     pub policy: RetryPolicy,
+    /// What the retry stage may hold of records that wait.
+    pub pending: PendingPlan,
     /// How dead letters are written.
     pub dead_letter_format: DeadLetterFormat,
     /// The longest stack trace that a dead letter keeps, in bytes.
@@ -111,6 +113,15 @@ pub struct Source {
     pub topic: Arc<str>,
     /// The consumer group.
     pub group_id: String,
+}
+
+/// What the retry stage may hold of records that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingPlan {
+    /// How many of each partition.
+    pub records: usize,
+    /// The memory that their bytes may take, over all partitions of a worker.
+    pub bytes: usize,
 }
 
 /// A topic as it is to be.

@@ -8,12 +8,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::StageMetrics;
 use super::processor::Processor;
+use super::refetch::Refetch;
 use super::throttle::Throttle;
 use super::work::ToSettle;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::{Provenance, Stage};
 use crate::domain::record::Record;
 use crate::domain::time::Timestamp;
+
+/// The records that one partition of the main topic may hold.
+const MAIN_RECORDS: usize = 100_000;
 
 /// What the rooms of one stage share.
 pub(super) struct Context {
@@ -24,6 +28,8 @@ pub(super) struct Context {
     pub throttle: Throttle,
     pub metrics: Arc<StageMetrics>,
     pub to_settle: mpsc::UnboundedSender<ToSettle>,
+    /// Reads records again whose bytes were let go of.
+    pub refetch: Refetch,
     /// Cancelled when the stage cannot go on.
     pub failed: CancellationToken,
     longest_delay: Duration,
@@ -36,11 +42,25 @@ impl Context {
         processor: Processor,
         metrics: Arc<StageMetrics>,
         to_settle: mpsc::UnboundedSender<ToSettle>,
+        refetch: Refetch,
         failed: CancellationToken,
     ) -> Self {
         let throttle = Throttle::new(&pipeline.throttle, metrics.clone());
         let longest_delay = pipeline.policy.longest_delay();
-        Self { pipeline, stage, processor, throttle, metrics, to_settle, failed, longest_delay }
+        Self { pipeline, stage, processor, throttle, metrics, to_settle, refetch, failed, longest_delay }
+    }
+
+    /// The records that one partition may hold, waiting ones included.
+    pub fn partition_records(&self) -> usize {
+        match self.stage {
+            Stage::Main => MAIN_RECORDS,
+            Stage::Retry => self.pipeline.pending.records,
+        }
+    }
+
+    /// The memory that the records of one partition may take which wait to become due.
+    pub fn pending_bytes(&self) -> usize {
+        self.pipeline.pending.bytes / self.metrics.assignment().len().max(1)
     }
 
     /// The past of a record that was just read.

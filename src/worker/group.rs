@@ -98,13 +98,14 @@ impl Group {
     pub fn begin(&self, partition: i32, offsets: Offsets) {
         let id = self.next_id();
         let (inbox, receiver) = mpsc::unbounded_channel();
-        let (stop, load, next) = (CancellationToken::new(), Arc::new(Load::default()), offsets.watermark());
+        let load = Arc::new(Load::new(self.context.partition_records()));
+        let (stop, next) = (CancellationToken::new(), offsets.watermark());
         let offsets = Arc::new(Mutex::new(offsets));
         self.held.insert(id);
         let message = ToSettle::Assigned { assignment: id, partition, offsets: offsets.clone(), load: load.clone() };
         self.context.settle(message);
         self.context.metrics.set_assigned(partition, Some(load.clone()));
-        let task = Partition::new(self.context.clone(), id, receiver, stop.clone(), offsets, load.clone());
+        let task = Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), offsets, load.clone());
         let task = self.runtime.spawn(task.run());
         let assigned = Assigned { id, inbox, load, next, paused: false, stop, task };
         if let Some(old) = self.assigned().insert(partition, assigned) {

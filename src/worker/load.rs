@@ -3,43 +3,77 @@
 //! librdkafka hands over records as fast as the network brings them. The source pauses a partition whose records take
 //! more than its share and resumes it when half of that is free again; the gap keeps it from flapping, because each
 //! pause throws away what was fetched ahead.
+//!
+//! Records that wait to become due are bounded by their number alone: where they take too much memory, their bytes are let
+//! go of (see [`crate::domain::pending`]).
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 
 use crate::domain::time::Timestamp;
 
-/// The memory that the records of one stage may take, over all its partitions.
+/// The memory that the records of one stage may take, over all its partitions, besides those that wait to become due.
 pub const STAGE_BYTES: usize = 64 << 20;
-
-/// The records that one partition may hold, waiting ones included.
-pub const PARTITION_RECORDS: usize = 100_000;
 
 /// What one assigned partition holds.
 #[derive(Debug)]
 pub struct Load {
+    /// The records that it may hold, waiting ones included.
+    limit: usize,
     bytes: AtomicUsize,
     records: AtomicUsize,
-    window_is_full: AtomicBool,
+    finished_ahead: AtomicBool,
     pending: AtomicUsize,
+    /// Of the records that are held, those that wait in their lane.
+    in_lane: AtomicUsize,
+    pending_bytes: AtomicUsize,
     next_due: AtomicI64,
+    paused: AtomicUsize,
+}
+
+/// Why no more of a partition is read for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pause {
+    /// Most calls of the processor fail.
+    CircuitOpen,
+    /// Its records take all the memory that they may.
+    Memory,
+    /// As many records are held as may be; in the retry stage that is `retry.pendingRecords`.
+    Records,
+    /// So many records are finished ahead of one that is not that the commit has no room left for them.
+    FinishedAhead,
+}
+
+impl Pause {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::CircuitOpen, Self::Memory, Self::Records, Self::FinishedAhead];
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
 }
 
 const NEVER: i64 = i64::MAX;
 
-impl Default for Load {
-    fn default() -> Self {
+impl Load {
+    /// Nothing, of a partition that may hold so many records.
+    pub fn new(limit: usize) -> Self {
         Self {
+            limit,
             bytes: AtomicUsize::new(0),
             records: AtomicUsize::new(0),
-            window_is_full: AtomicBool::new(false),
+            finished_ahead: AtomicBool::new(false),
             pending: AtomicUsize::new(0),
+            in_lane: AtomicUsize::new(0),
+            pending_bytes: AtomicUsize::new(0),
             next_due: AtomicI64::new(NEVER),
+            paused: AtomicUsize::new(0),
         }
     }
-}
 
-impl Load {
     /// Charges a record of so many bytes, until the charge is dropped.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
         self.bytes.fetch_add(bytes, Relaxed);
@@ -47,44 +81,65 @@ impl Load {
         Charge { load: self.clone(), bytes }
     }
 
-    /// Whether the partition holds more than its share of `bytes`.
-    pub fn is_over(&self, bytes: usize) -> bool {
-        self.exceeds(bytes, PARTITION_RECORDS)
+    /// Why the partition has to be paused, where its share is so many `bytes`; `None` when it need not be.
+    pub fn is_over(&self, bytes: usize) -> Option<Pause> {
+        self.exceeds(bytes, self.limit)
     }
 
     /// Whether enough is free again to go on.
     pub fn has_room(&self, bytes: usize) -> bool {
-        !self.exceeds(bytes / 2, PARTITION_RECORDS / 2)
+        self.exceeds(bytes / 2, self.limit / 2).is_none()
     }
 
-    fn exceeds(&self, bytes: usize, records: usize) -> bool {
-        self.bytes.load(Relaxed) > bytes || self.records.load(Relaxed) > records || self.window_is_full.load(Relaxed)
+    fn exceeds(&self, bytes: usize, records: usize) -> Option<Pause> {
+        let held = self.records.load(Relaxed) + self.pending.load(Relaxed);
+        if self.bytes.load(Relaxed) > bytes {
+            Some(Pause::Memory)
+        } else if held > records {
+            Some(Pause::Records)
+        } else {
+            self.finished_ahead.load(Relaxed).then_some(Pause::FinishedAhead)
+        }
     }
 
-    /// Says whether too much is finished above a record that is not, to be remembered or to fit beside the commit.
-    pub fn set_window_is_full(&self, full: bool) {
-        self.window_is_full.store(full, Relaxed);
+    /// Says whether too much is finished above a record that is not, to be remembered or to fit beside the commit: so many
+    /// offsets are remembered, and the commit is full.
+    pub fn set_finished_ahead(&self, window: usize, commit_is_full: bool) {
+        self.finished_ahead.store(commit_is_full || window > 2 * self.limit, Relaxed);
     }
 
-    /// Says how many records wait to become due, and when the next one does.
-    pub fn set_pending(&self, pending: usize, next_due: Option<Timestamp>) {
+    /// Says how many records wait to become due, the memory that they take, and when the next one is due. Those that wait
+    /// in their lane are charged for, the others are not.
+    pub fn set_pending(&self, pending: usize, in_lane: usize, bytes: usize, next_due: Option<Timestamp>) {
         self.pending.store(pending, Relaxed);
+        self.in_lane.store(in_lane, Relaxed);
+        self.pending_bytes.store(bytes, Relaxed);
         self.next_due.store(next_due.map_or(NEVER, |due| due.0), Relaxed);
     }
 
-    /// Records held.
+    /// Says why the partition is paused, if it is.
+    pub fn set_paused(&self, paused: Option<Pause>) {
+        self.paused.store(paused.map_or(0, |pause| 1 + pause as usize), Relaxed);
+    }
+
+    /// Why the partition is paused, `None` while it is read.
+    pub fn paused(&self) -> Option<Pause> {
+        self.paused.load(Relaxed).checked_sub(1).map(|index| Pause::ALL[index])
+    }
+
+    /// Records held, or waiting to become due.
     pub fn records(&self) -> usize {
-        self.records.load(Relaxed)
+        self.records.load(Relaxed) + self.pending.load(Relaxed)
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Relaxed)
+        self.bytes.load(Relaxed) + self.pending_bytes.load(Relaxed)
     }
 
     /// Records that wait to become due.
     pub fn pending(&self) -> usize {
-        self.pending.load(Relaxed)
+        self.pending.load(Relaxed) + self.in_lane.load(Relaxed)
     }
 
     /// When the next record becomes due.
@@ -113,20 +168,44 @@ mod tests {
 
     #[test]
     fn a_partition_over_its_share_goes_on_only_when_half_of_it_is_free() {
-        let load = Arc::new(Load::default());
+        let load = Arc::new(Load::new(100_000));
         let charges: Vec<_> = (0..11).map(|_| load.charge(10)).collect();
-        assert!(load.is_over(100));
+        assert_eq!(load.is_over(100), Some(Pause::Memory));
         let rest: Vec<_> = charges.into_iter().skip(5).collect();
-        assert!(!load.is_over(100) && !load.has_room(100), "60 of 100 bytes");
+        assert!(load.is_over(100).is_none() && !load.has_room(100), "60 of 100 bytes");
         drop(rest);
         assert!(load.has_room(100));
         assert_eq!((load.bytes(), load.records()), (0, 0));
     }
 
     #[test]
-    fn a_full_window_stops_the_intake_however_little_is_held() {
-        let load = Load::default();
-        load.set_window_is_full(true);
-        assert!(load.is_over(100) && !load.has_room(100));
+    fn records_that_wait_count_by_their_number_alone() {
+        let load = Arc::new(Load::new(10));
+        load.set_pending(10, 0, 1 << 30, None);
+        assert_eq!(load.is_over(100), None);
+        let _one_more = load.charge(1);
+        assert_eq!(load.is_over(100), Some(Pause::Records));
+        load.set_pending(4, 0, 0, None);
+        assert!(load.has_room(100));
+    }
+
+    #[test]
+    fn too_much_that_is_finished_ahead_stops_the_intake_however_little_is_held() {
+        let load = Load::new(100);
+        load.set_finished_ahead(0, true);
+        assert!(load.is_over(100) == Some(Pause::FinishedAhead) && !load.has_room(100));
+        load.set_finished_ahead(201, false);
+        assert!(!load.has_room(100));
+        load.set_finished_ahead(200, false);
+        assert!(load.has_room(100));
+    }
+
+    #[test]
+    fn the_reason_of_a_pause_is_told_as_it_was_set() {
+        let load = Load::new(100);
+        for pause in Pause::ALL.map(Some).into_iter().chain([None]) {
+            load.set_paused(pause);
+            assert_eq!(load.paused(), pause);
+        }
     }
 }

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::load::Load;
+use super::load::{Load, Pause};
 use crate::domain::decide::Reason;
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
@@ -35,6 +35,7 @@ pub struct Metrics {
     buffered_bytes: Family<StageLabels, Gauge>,
     pending: Family<StageLabels, Gauge>,
     assigned_partitions: Family<StageLabels, Gauge>,
+    paused_partitions: Family<PauseLabels, Gauge>,
     breaker_open: Family<StageLabels, Gauge>,
     breaker_openings: Family<StageLabels, Counter>,
     lateness: Family<StageLabels, Histogram>,
@@ -52,6 +53,13 @@ struct DeadLetterLabels {
     pipeline: String,
     stage: String,
     error_type: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PauseLabels {
+    pipeline: String,
+    stage: String,
     reason: String,
 }
 
@@ -85,6 +93,7 @@ pub struct StageMetrics {
     buffered_bytes: Gauge,
     pending: Gauge,
     assigned_partitions: Gauge,
+    paused_partitions: [(Pause, Gauge); Pause::ALL.len()],
     breaker: Mutex<BreakerView>,
     breaker_open: Gauge,
 }
@@ -137,6 +146,7 @@ impl Metrics {
             buffered_bytes: Family::default(),
             pending: Family::default(),
             assigned_partitions: Family::default(),
+            paused_partitions: Family::default(),
             breaker_open: Family::default(),
             breaker_openings: Family::default(),
             lateness: Family::new_with_constructor(seconds),
@@ -156,6 +166,8 @@ impl Metrics {
         registry.register("circuit_breaker_open", open, m.breaker_open.clone());
         let openings = "How often the circuit breaker opened, failed probes included";
         registry.register("circuit_breaker_openings", openings, m.breaker_openings.clone());
+        let paused = "Partitions of which no more is read for now, by the reason";
+        registry.register("paused_partitions", paused, m.paused_partitions.clone());
         let bytes = m.buffered_bytes.clone();
         registry.register_with_unit("buffered", "Memory that held records take", Unit::Bytes, bytes);
         let lateness = m.lateness.clone();
@@ -185,6 +197,11 @@ impl Metrics {
             buffered_bytes: self.buffered_bytes.get_or_create_owned(&labels),
             pending: self.pending.get_or_create_owned(&labels),
             assigned_partitions: self.assigned_partitions.get_or_create_owned(&labels),
+            paused_partitions: Pause::ALL.map(|reason| {
+                let StageLabels { pipeline, stage } = labels.clone();
+                let labels = PauseLabels { pipeline, stage, reason: reason.to_string() };
+                (reason, self.paused_partitions.get_or_create_owned(&labels))
+            }),
             breaker: Mutex::default(),
             breaker_open: self.breaker_open.get_or_create_owned(&labels),
             breaker_openings: self.breaker_openings.get_or_create_owned(&labels),
@@ -201,6 +218,9 @@ impl StageMetrics {
         self.buffered_bytes.set(sum(Load::bytes));
         self.pending.set(sum(Load::pending));
         self.assigned_partitions.set(assignment.len() as i64);
+        for (reason, gauge) in &self.paused_partitions {
+            gauge.set(assignment.values().filter(|load| load.paused() == Some(*reason)).count() as i64);
+        }
     }
 
     /// Counts a record that was written to a dead letter topic.

@@ -12,12 +12,13 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
 use super::load::Load;
+use super::refetch::{Found, Wanted};
 use super::throttle::Tally;
 use super::work::{AssignmentId, Destination, Route, ToSettle, Work};
 use crate::domain::decide::{Decision, Situation, decide};
@@ -25,6 +26,7 @@ use crate::domain::due_queue::DueQueue;
 use crate::domain::failure::{Failure, Outcome};
 use crate::domain::lane::{LaneId, Lanes};
 use crate::domain::offsets::{Begun, Offsets};
+use crate::domain::pending::Pending;
 use crate::domain::policy::Mode;
 use crate::domain::time::Timestamp;
 
@@ -36,7 +38,13 @@ pub(super) struct Partition {
     stop: CancellationToken,
     offsets: Arc<Mutex<Offsets>>,
     load: Arc<Load>,
-    gate: DueQueue<Held>,
+    partition: i32,
+    /// Records that wait until they are due.
+    pending: Pending<Work>,
+    /// Where those come that were let go of and asked for again.
+    found: Option<mpsc::UnboundedReceiver<Found>>,
+    /// Records that failed and wait in their lane, so that what comes behind them waits too.
+    in_lane: DueQueue<(Work, Option<LaneId>)>,
     lanes: Lanes<Work>,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// Settled since the last [`flush`](Self::flush).
@@ -44,14 +52,6 @@ pub(super) struct Partition {
     routes: Vec<Route>,
     /// Counted since then.
     tally: Tally,
-}
-
-/// A record that waits until it is due.
-enum Held {
-    /// It has no place in the order yet.
-    Outside(Work),
-    /// It failed and has its lane still, so what comes behind it waits too.
-    InLane(Work, Option<LaneId>),
 }
 
 /// How long a record whose probe failed waits before it may be a probe again, so that others get their turn.
@@ -67,6 +67,7 @@ struct Ended {
 impl Partition {
     pub fn new(
         context: Arc<Context>,
+        partition: i32,
         id: AssignmentId,
         inbox: mpsc::UnboundedReceiver<Vec<Work>>,
         stop: CancellationToken,
@@ -80,7 +81,10 @@ impl Partition {
             stop,
             offsets,
             load,
-            gate: DueQueue::default(),
+            partition,
+            pending: Pending::default(),
+            found: None,
+            in_lane: DueQueue::default(),
             lanes: Lanes::default(),
             calls: FuturesUnordered::new(),
             finished: vec![],
@@ -95,6 +99,7 @@ impl Partition {
         loop {
             self.start_what_may();
             self.flush();
+            let wake = self.next_wake();
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
@@ -103,10 +108,11 @@ impl Partition {
                     Some(batch) => self.admit(batch),
                     None => break,
                 },
-                () = clock::until(self.gate.next_due()) => {}
+                found = receive(&mut self.found), if self.found.is_some() => self.take_back(found),
+                () = clock::until(wake) => {}
             }
         }
-        self.gate = DueQueue::default();
+        (self.pending, self.in_lane, self.found) = Default::default();
         self.lanes.clear();
         while let Some(ended) = self.calls.next().await {
             self.end(ended);
@@ -114,8 +120,13 @@ impl Partition {
         }
     }
 
+    fn next_wake(&self) -> Option<Timestamp> {
+        self.pending.next().into_iter().chain(self.in_lane.next_due()).min()
+    }
+
     /// Takes in what was read, but for what is known already.
     fn admit(&mut self, batch: Vec<Work>) {
+        let limit = self.context.pending_bytes();
         let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
         for work in batch {
             if offsets.begin(work.record.offset) == Begun::Known {
@@ -123,20 +134,60 @@ impl Partition {
                 continue;
             }
             match work.past.due {
-                Some(due) => self.gate.push(due, Held::Outside(work)),
+                Some(due) => wait(&mut self.pending, due, work, limit),
                 None => admit_to_lane(&self.context, &mut self.lanes, work),
             }
         }
     }
 
+    /// Asks again for records that were let go of, when their time has come.
+    fn ask_again(&mut self) {
+        let offsets = self.pending.ask(clock::now(), self.context.pending_bytes());
+        if !offsets.is_empty() {
+            let (reply, found) = mpsc::unbounded_channel();
+            self.found = Some(found);
+            self.context.refetch.ask(Wanted { partition: self.partition, offsets, reply });
+        }
+    }
+
+    /// Takes back what was asked for again. Nothing means that no more will come.
+    fn take_back(&mut self, found: Option<Found>) {
+        match found {
+            Some(Found::Record(record)) => {
+                let now = clock::now();
+                let past = self.context.past_of(&record, now);
+                let due = past.due.unwrap_or(now);
+                wait(&mut self.pending, due, Work { record, past, charge: None }, self.context.pending_bytes());
+            }
+            Some(Found::Gone(offset)) => {
+                let (topic, partition) = (&*self.context.pipeline.retry.topic, self.partition);
+                error!(
+                    topic,
+                    partition, offset, "the record was deleted before it was due: is the topic's retention too short?"
+                );
+                self.pending.forget(offset);
+                self.finished.push(offset);
+            }
+            None => {
+                self.found = None;
+                self.pending.give_up_asking();
+            }
+        }
+    }
+
     fn start_what_may(&mut self) {
-        if !self.gate.is_empty() {
+        if !self.pending.is_empty() {
+            self.ask_again();
             let now = clock::now();
-            while let Some((_, held)) = self.gate.pop_due(now) {
-                match held {
-                    Held::Outside(work) => admit_to_lane(&self.context, &mut self.lanes, work),
-                    Held::InLane(work, lane) => self.lanes.resume(lane, work),
-                }
+            while let Some(mut work) = self.pending.pop_due(now) {
+                work.charge = Some(self.load.charge(work.record.footprint()));
+                admit_to_lane(&self.context, &mut self.lanes, work);
+            }
+        }
+        if !self.in_lane.is_empty() {
+            let now = clock::now();
+            while let Some((_, (work, lane))) = self.in_lane.pop_due(now) {
+                self.lanes.resume(lane, work);
             }
         }
         while self.calls.len() < self.context.pipeline.throttle.max_in_flight
@@ -154,13 +205,15 @@ impl Partition {
                 None => self.call(work, lane, Duration::ZERO),
             }
         }
-        self.load.set_pending(self.gate.len(), self.gate.next_due());
+        let next_due = self.pending.next_due().into_iter().chain(self.in_lane.next_due()).min();
+        self.load.set_pending(self.pending.len(), self.in_lane.len(), self.pending.held_bytes(), next_due);
     }
 
     /// Starts an attempt after a pause, as soon as the throttle permits it. One that was a probe and failed is made again.
     fn call(&mut self, work: Work, lane: Option<LaneId>, mut pause: Duration) {
         let (context, stop) = (self.context.clone(), self.stop.clone());
         let attempt = async move {
+            let mut failed_probes = 0;
             loop {
                 let permitted = async {
                     if !pause.is_zero() {
@@ -178,7 +231,9 @@ impl Partition {
                     let _in_flight = InFlight::new(&context);
                     context.processor.call(&work.record, &work.past).await
                 };
-                if permit.end(&outcome) {
+                // A record that fails whenever it is a probe must not stop the others for ever.
+                failed_probes += 1;
+                if permit.end(&outcome) || failed_probes >= context.pipeline.policy.default.max_attempts {
                     return Ended { work, lane, outcome: Some(outcome) };
                 }
                 log_failed_probe(&work, &outcome);
@@ -229,7 +284,7 @@ impl Partition {
     /// Lets a record wait in its lane. It runs no call meanwhile, so that however many wait, others can be called.
     fn hold(&mut self, mut work: Work, lane: Option<LaneId>, due: Timestamp) {
         work.past.due = Some(due);
-        self.gate.push(due, Held::InLane(work, lane));
+        self.in_lane.push(due, (work, lane));
     }
 
     fn finish(&mut self, work: Work, lane: Option<LaneId>, outcome: &Outcome) {
@@ -254,6 +309,17 @@ impl Partition {
         let (finished, routes) = (std::mem::take(&mut self.finished), std::mem::take(&mut self.routes));
         self.context.settle(ToSettle::Settled { assignment: self.id, finished, routes });
     }
+}
+
+/// Lets a record wait until it is due. What it takes is counted there.
+fn wait(pending: &mut Pending<Work>, due: Timestamp, mut work: Work, limit: usize) {
+    work.charge = None;
+    pending.push(due, work.record.offset, work.record.footprint(), work, limit);
+}
+
+/// What comes next, `None` when nothing will.
+async fn receive(found: &mut Option<mpsc::UnboundedReceiver<Found>>) -> Option<Found> {
+    found.as_mut()?.recv().await
 }
 
 fn admit_to_lane(context: &Context, lanes: &mut Lanes<Work>, work: Work) {

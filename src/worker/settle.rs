@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 
 use super::fail::FailOnPanic;
-use super::load::{Load, PARTITION_RECORDS};
+use super::load::Load;
 use super::member::Member;
 use super::metrics::StageMetrics;
 use super::work::{AssignmentId, Commit, Destination, Route, ToSettle};
@@ -377,7 +377,7 @@ impl Book {
             (share, offsets.window())
         };
         let is_full = share.as_ref().is_none_or(|share| share.is_full);
-        self.load.set_window_is_full(is_full || window > PARTITION_RECORDS);
+        self.load.set_finished_ahead(window, is_full);
         share
     }
 

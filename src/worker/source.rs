@@ -17,7 +17,7 @@ use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
 use super::group::{Gained, Group};
-use super::load::STAGE_BYTES;
+use super::load::{Load, Pause, STAGE_BYTES};
 use super::member::Member;
 use super::work::{AssignmentId, Work};
 use crate::domain::commit_metadata;
@@ -136,32 +136,37 @@ impl Source {
             std::thread::sleep(Duration::from_millis(1));
         }
         let (full, free) = self.changes();
-        for (partitions, paused) in [(full, true), (free, false)] {
-            if partitions.is_empty() {
-                continue;
-            }
-            let list = self.group().list(&partitions);
+        let free = free.into_iter().map(|partition| (partition, None)).collect();
+        for changes in [full.into_iter().map(|(partition, why)| (partition, Some(why))).collect::<Vec<_>>(), free] {
+            let Some((_, why)) = changes.first() else { continue };
+            let paused = why.is_some();
+            let list = self.group().list(changes.iter().map(|(partition, _)| partition));
             let result = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
-            debug!(?partitions, paused, ?result, "intake changed");
+            debug!(?changes, ?result, "intake changed");
             if result.is_err() {
                 continue;
             }
             let mut assigned = self.group().assigned();
-            for partition in &partitions {
-                assigned.entry(*partition).and_modify(|a| a.paused = paused);
+            for (partition, why) in changes {
+                if let Some(assigned) = assigned.get_mut(&partition) {
+                    assigned.paused = paused;
+                    assigned.load.set_paused(why);
+                }
             }
         }
     }
 
-    /// The partitions that are to be paused, and those that are to be resumed: a partition that holds too much is paused,
-    /// and all are while the circuit breaker is open.
-    fn changes(&self) -> (Vec<i32>, Vec<i32>) {
+    /// The partitions that are to be paused, and why, and those that are to be resumed: a partition that holds too much is
+    /// paused, and all are while the circuit breaker is open.
+    fn changes(&self) -> (Vec<(i32, Pause)>, Vec<i32>) {
         let open = self.context.throttle.is_open();
         let assigned = self.group().assigned();
         let share = STAGE_BYTES / assigned.len().max(1);
-        let full = assigned.iter().filter(|(_, a)| !a.paused && (open || a.load.is_over(share)));
+        let why = |load: &Load| if open { Some(Pause::CircuitOpen) } else { load.is_over(share) };
+        let full = assigned.iter().filter(|(_, a)| !a.paused);
+        let full = full.filter_map(|(partition, a)| Some((*partition, why(&a.load)?)));
         let free = assigned.iter().filter(|(_, a)| a.paused && !open && a.load.has_room(share));
-        (full.map(|(partition, _)| *partition).collect(), free.map(|(partition, _)| *partition).collect())
+        (full.collect(), free.map(|(partition, _)| *partition).collect())
     }
 
     /// Says why reading failed, where nobody else does.
@@ -231,7 +236,7 @@ impl Source {
         let now = clock::now();
         let work = |record: Record| Work {
             past: self.context.past_of(&record, now),
-            _charge: assigned.load.charge(record.footprint()),
+            charge: Some(assigned.load.charge(record.footprint())),
             record,
         };
         // The partition's task is gone only when it failed, and then the process ends.

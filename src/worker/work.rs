@@ -19,8 +19,8 @@ pub(super) struct Work {
     pub record: Record,
     /// Its past before the next attempt.
     pub past: Provenance,
-    /// The memory that it takes, until this is dropped.
-    pub _charge: Charge,
+    /// The memory that it takes, until this is dropped; `None` while it waits to become due.
+    pub charge: Option<Charge>,
 }
 
 /// One assignment of one partition. A partition that is revoked and comes back is another assignment, so that nothing

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Adopt, RetryRule, Template, topic};
-use crate::api::{duration::Duration, schema};
+use crate::api::{byte_size::ByteSize, duration::Duration, schema};
 
 /// When and how often a failed record is tried again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +61,15 @@ pub struct Retry {
 
     /// Quick attempts on the spot, before a record leaves its partition for the retry topic.
     pub in_place: InPlace,
+
+    /// How many records of each partition of the retry topic may wait in a worker until they are due: 1000 to 10000000.
+    /// Default: 100000. When more wait, the partition is paused, and one behind them that is due earlier starts late.
+    #[schemars(range(min = 1_000, max = 10_000_000))]
+    pub pending_records: u32,
+
+    /// The memory that waiting records may take in a worker. Default: `64Mi`. Those that are due last are let go of and read
+    /// again before they are due, so less memory costs more reading. Raise the memory of the pod with it.
+    pub pending_bytes: ByteSize,
 
     /// How many workers read the retry topic. Default: not set; then there is one to begin with, and whoever scales the
     /// Deployment decides. Taken out again, the number stays until somebody scales.
@@ -153,6 +162,8 @@ impl Default for Retry {
             jitter_factor: 0.2,
             timeout: None,
             in_place: InPlace::default(),
+            pending_records: 100_000,
+            pending_bytes: ByteSize::from_kib(64 << 10),
             replicas: None,
             template: Template::default(),
             rules: Vec::new(),

@@ -55,6 +55,9 @@ pub struct StageStats {
     lateness_ms: Option<LatenessMs>,
     /// The partitions that it reads.
     assignment: Vec<i32>,
+    /// Those of which it reads no more for now, and why: `CircuitOpen`, `Memory`, `Records` (as many are held as may be) or
+    /// `FinishedAhead` (too many are finished ahead of one that is not).
+    paused: BTreeMap<i32, String>,
 }
 
 /// Counts of one stage, or of all.
@@ -87,12 +90,12 @@ pub struct Counts {
     rebalances: u64,
 }
 
-/// Records in memory.
+/// Records that are held.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Buffered {
-    /// How many.
+    /// How many, those that wait to become due included.
     records: usize,
-    /// The memory that they take, in bytes.
+    /// The memory that they take, in bytes. Of some that wait only the place is held.
     bytes: usize,
 }
 
@@ -159,6 +162,10 @@ impl StageStats {
             buffered: Buffered { records: sum(Load::records), bytes: sum(Load::bytes) },
             circuit_breaker: view.pipeline.throttle.breaker.as_ref().map(|_| view.metrics.breaker().into()),
             lateness_ms: view.metrics.lateness().map(|late| LatenessMs { p50: late.p50, p99: late.p99, max: late.max }),
+            paused: assignment
+                .iter()
+                .filter_map(|(partition, load)| Some((*partition, load.paused()?.to_string())))
+                .collect(),
             assignment: assignment.into_keys().collect(),
         }
     }
