@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench chaos chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
+.PHONY: help demo test bench endurance chaos chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
@@ -17,6 +17,11 @@ bench: ## measure the engine against a Kafka node
 	@scripts/needs.sh build
 	@scripts/needs.sh test
 	scripts/with-kafka.sh cargo bench --locked --bench engine
+
+endurance: ## run both stages for two hours, and see whether memory stays as it is
+	@scripts/needs.sh build
+	@scripts/needs.sh test
+	scripts/with-kafka.sh cargo bench --locked --bench endurance
 
 chaos: export LAZARET_CHAOS_MINUTES ?= 5
 chaos: ## let workers, three brokers and the endpoint fail under load, and account for every record afterwards

@@ -35,6 +35,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["lateness", name] => lateness(name),
+        ["fill-retry", topic] => fill_retry(topic),
         [subject, topic] => report(measure(subject, topic)),
         _ => compare(),
     }
@@ -249,7 +250,23 @@ async fn start(pipeline: Pipeline, stage: Stage) -> Process {
     process
 }
 
-/// Puts retry records of mixed delays into the retry topic of a pipeline of its own, and sees how late each starts.
+/// Puts retry records of mixed delays into a retry topic.
+fn fill_retry(retry_topic: &str) {
+    let producer = bulk_producer();
+    let first = now().0 + 5_000;
+    for n in 0..pending() {
+        // Neighbours in the log are due at very different times.
+        let due = (first + (n as i64 * 7_919) % 59_000).to_string();
+        let headers = OwnedHeaders::new()
+            .insert(Header { key: "lazaret-due", value: Some(&due) })
+            .insert(Header { key: "lazaret-attempts", value: Some("1") });
+        let (key, value) = (format!("ORD-{n}"), order(n, 0));
+        send(&producer, BaseRecord::to(retry_topic).key(&key).payload(&value).headers(headers));
+    }
+    producer.flush(Duration::from_secs(60)).expect("all records are written");
+}
+
+/// Has retry records of mixed delays put into the retry topic of a pipeline of its own, and sees how late each starts.
 #[tokio::main]
 async fn lateness(name: &str) {
     let pipeline = pipeline(&format!("{name}-late"), "ExactlyOnce");
@@ -261,18 +278,10 @@ async fn lateness(name: &str) {
     while metrics.assignment().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let producer = bulk_producer();
-    let first = now().0 + 5_000;
-    for n in 0..pending() {
-        // Neighbours in the log are due at very different times.
-        let due = (first + (n as i64 * 7_919) % 59_000).to_string();
-        let headers = OwnedHeaders::new()
-            .insert(Header { key: "lazaret-due", value: Some(&due) })
-            .insert(Header { key: "lazaret-attempts", value: Some("1") });
-        let (key, value) = (format!("ORD-{n}"), order(n, 0));
-        send(&producer, BaseRecord::to(&retry_topic).key(&key).payload(&value).headers(headers));
-    }
-    producer.flush(Duration::from_secs(60)).expect("all records are written");
+    // In a process of its own: what waits to be sent takes memory, too.
+    let filled =
+        Command::new(std::env::current_exe().expect("this program")).args(["fill-retry", &retry_topic]).status();
+    assert!(filled.expect("this program can be run").success());
     while metrics.processed.get() < pending() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

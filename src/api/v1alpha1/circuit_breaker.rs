@@ -35,9 +35,9 @@ pub struct CircuitBreaker {
     pub open_for: Duration,
 
     /// How many calls are then tried, 1 to 1000. Default: 5. If fewer than `failureRate` of them fail it closes, else it
-    /// opens again. A record whose trial fails stays where it is, and the trial does not count towards
-    /// `retry.maxAttempts`. So a stage whose every record keeps failing stands still until somebody mends the processor, or
-    /// sets `enabled: false` to let them go to the dead letter topic.
+    /// opens again. A record whose trial fails stays where it is, and the trial is no attempt; only when its trials have
+    /// failed `retry.maxAttempts` times does the last one count. So while every record fails hardly any goes to the dead
+    /// letter topic; `enabled: false` lets them all go.
     #[schemars(range(min = 1, max = 1_000))]
     pub half_open_calls: u32,
 }
