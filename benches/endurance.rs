@@ -104,7 +104,10 @@ fn main() {
             stage.peaks[half] = stage.peaks[half].max(stage.memory());
         }
         if second % 600 == 0 {
-            let memory = stages.each_mut().map(|stage| format!("{} {} MiB", stage.name, stage.memory() >> 10));
+            let memory = stages
+                .each_mut()
+                .map(|stage| (stage.name, stage.memory() >> 10))
+                .map(|(name, mib)| format!("{name} {mib} MiB"));
             println!("{} minutes, {written} records: {}", second / 60, memory.join(", "));
         }
         if began.elapsed() >= period {

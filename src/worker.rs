@@ -31,6 +31,7 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -63,6 +64,7 @@ pub struct Worker {
     stop: DropGuard,
     failed: CancellationToken,
     drain_timeout: Duration,
+    unsettled: Arc<AtomicBool>,
     source_ended: oneshot::Receiver<()>,
     settle: JoinHandle<()>,
 }
@@ -128,7 +130,7 @@ impl Worker {
         let refetch = Refetch::start(&connection, topic.clone(), FailOnPanic(failed.clone()))?;
         let context =
             Context::new(pipeline.clone(), stage, processor, metrics.clone(), to_settle, refetch, failed.clone());
-        let context = Arc::new(context);
+        let (unsettled, context) = (context.unsettled.clone(), Arc::new(context));
         let group = Group::new(context.clone(), Handle::current());
         let consumer: BaseConsumer<Group> =
             connection.consumer(group_id, &pipeline.membership, &identity).create_with_context(group)?;
@@ -146,7 +148,7 @@ impl Worker {
             // Nobody waits when the worker was dropped.
             let _ = ended.send(());
         })?;
-        Ok(Self { stop: stop.drop_guard(), failed, drain_timeout, source_ended, settle })
+        Ok(Self { stop: stop.drop_guard(), failed, drain_timeout, unsettled, source_ended, settle })
     }
 
     /// Waits until the stage cannot go on, which only a defect or a fatal error of the client brings about.
@@ -154,7 +156,8 @@ impl Worker {
         self.failed.cancelled().await;
     }
 
-    /// Finishes what was started, commits, and leaves the group. Returns whether it came to an end in time.
+    /// Finishes what was started, commits, and leaves the group. Returns whether it came to an end in time, and everything
+    /// that was settled is committed.
     pub async fn stop(self) -> bool {
         drop(self.stop);
         let ended = async {
@@ -162,6 +165,7 @@ impl Worker {
             let source = self.source_ended.await;
             source.is_ok() && self.settle.await.is_ok()
         };
-        tokio::time::timeout(self.drain_timeout + STOP_GRACE, ended).await.unwrap_or(false)
+        let ended = tokio::time::timeout(self.drain_timeout + STOP_GRACE, ended).await.unwrap_or(false);
+        ended && !self.unsettled.load(Ordering::Relaxed)
     }
 }

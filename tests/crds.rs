@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 28] = [
+const REFUSED: [(&str, &str); 29] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -61,6 +61,11 @@ const REFUSED: [(&str, &str); 28] = [
     ("spec: {circuitBreaker: {window: 500ms}}", "spec.circuitBreaker.window: must be 1s to 1h"),
     ("spec: {circuitBreaker: {openFor: 61m}}", "spec.circuitBreaker.openFor: must be 1s to 1h"),
     ("spec: {consumer: {sessionTimeout: 31m}}", "spec.consumer.sessionTimeout: must be 6s to 30m"),
+    (
+        "spec: {consumer: {staticMembership: true, groupProtocol: Consumer}}",
+        "spec.consumer.staticMembership: takes groupProtocol: Classic: with the other one a worker that crashed is refused \
+         until its session ends",
+    ),
     ("spec: {consumer: {maxPollInterval: 25h}}", "spec.consumer.maxPollInterval: must be 6s to 24h"),
     (
         "spec: {consumer: {drainTimeout: 45s}}",

@@ -24,6 +24,9 @@ use crate::domain::rules::{Rule, RuleSet};
 /// Retry records are kept for a week beyond the longest delay: time to mend a retry stage that stands still.
 const RETRY_RETENTION: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
 
+/// What giving up partitions may take beyond the drain timeout.
+const HAND_OVER_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Why a pipeline cannot run.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPipeline {
@@ -144,6 +147,13 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
     })
 }
 
+/// At least the session timeout, or librdkafka refuses it; and at least what giving up partitions may take.
+fn max_poll_interval(consumer: &v1::Consumer) -> std::time::Duration {
+    let [asked_for, session, drain] =
+        [consumer.max_poll_interval, consumer.session_timeout, consumer.drain_timeout].map(std::time::Duration::from);
+    asked_for.max(session).max(drain + HAND_OVER_GRACE)
+}
+
 fn membership(consumer: &v1::Consumer) -> Membership {
     let protocol = match (consumer.group_protocol, consumer.assignor) {
         (v1::GroupProtocol::Classic, v1::Assignor::CooperativeSticky) => {
@@ -157,8 +167,7 @@ fn membership(consumer: &v1::Consumer) -> Membership {
     Membership {
         protocol,
         session_timeout: consumer.session_timeout.into(),
-        // librdkafka refuses less.
-        max_poll_interval: consumer.max_poll_interval.max(consumer.session_timeout).into(),
+        max_poll_interval: max_poll_interval(consumer),
         is_static: consumer.static_membership,
     }
 }

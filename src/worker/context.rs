@@ -1,6 +1,7 @@
 //! What the rooms of one stage share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -30,6 +31,8 @@ pub(super) struct Context {
     pub to_settle: mpsc::UnboundedSender<ToSettle>,
     /// Reads records again whose bytes were let go of.
     pub refetch: Refetch,
+    /// Whether a partition was given up with something that could not be written or committed.
+    pub unsettled: Arc<AtomicBool>,
     /// Cancelled when the stage cannot go on.
     pub failed: CancellationToken,
     longest_delay: Duration,
@@ -46,8 +49,8 @@ impl Context {
         failed: CancellationToken,
     ) -> Self {
         let throttle = Throttle::new(&pipeline.throttle, metrics.clone());
-        let longest_delay = pipeline.policy.longest_delay();
-        Self { pipeline, stage, processor, throttle, metrics, to_settle, refetch, failed, longest_delay }
+        let (longest_delay, unsettled) = (pipeline.policy.longest_delay(), Arc::default());
+        Self { pipeline, stage, processor, throttle, metrics, to_settle, refetch, unsettled, failed, longest_delay }
     }
 
     /// The records that one partition may hold, waiting ones included.

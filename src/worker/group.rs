@@ -4,19 +4,21 @@
 //! That time is used to finish what was started, up to the drain timeout, which is shorter than the session timeout. A
 //! partition that was *lost* may be somebody else's already: what is held of it is dropped and nothing is committed.
 //!
-//! A partition that was gained is paused at first, until the source has learned what is committed for it: a record that
-//! was finished above the committed offset must not be processed again.
+//! A partition that was gained is read from where the coordinator says, and not before it has said so: a record that was
+//! finished above the committed offset must not be processed again, and librdkafka, which would ask by itself, starts from
+//! the beginning of the log at times (2.12.1: when one rebalance comes soon after another while a transaction is open, in
+//! `rd_kafka_assignment_apply_offsets`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -26,35 +28,34 @@ use tracing::{error, info, warn};
 
 use super::context::Context;
 use super::load::Load;
-use super::member::{Held, generation};
+use super::member::{Held, committed, generation, log_starts, member_id};
 use super::partition::Partition;
 use super::settle::COMMIT_GRACE;
 use super::work::{AssignmentId, ToSettle, Work};
-use crate::domain::offsets::Offsets;
+use crate::domain::commit_metadata;
+use crate::domain::offsets::{Offsets, Position};
 use crate::domain::rebalance::{Moved, Rebalances};
+use crate::domain::time::Timestamp;
 use crate::kafka::connection::LogContext;
 
 /// How long after the drain timeout the settle loop may take to answer.
 const SETTLE_GRACE: Duration = COMMIT_GRACE.saturating_add(Duration::from_millis(500));
+
+/// How long the coordinator may take to say what is committed. It says nothing while a dead worker's transaction is open,
+/// and ends that after half a minute and up to ten seconds.
+const LEARN_PATIENCE: Duration = Duration::from_secs(60);
+const LEARN_PAUSE: Duration = Duration::from_millis(200);
 
 /// This worker as a member of its group.
 pub(super) struct Group {
     context: Arc<Context>,
     runtime: Handle,
     assigned: Mutex<BTreeMap<i32, Assigned>>,
-    /// Partitions that were gained and are paused, because it is not known yet what is committed for them.
-    gained: Mutex<BTreeMap<i32, Gained>>,
+    /// The partitions that the group has given to this worker, whether or not it still reads them.
+    given: Mutex<BTreeSet<i32>>,
     held: Held,
     rebalances: Mutex<Rebalances>,
     next_id: AtomicU64,
-}
-
-/// A partition that this worker is to read.
-pub(super) struct Gained {
-    /// Tells one gain of the partition from the next.
-    pub id: AssignmentId,
-    /// Whether the coordinator was asked what is committed.
-    pub asked: bool,
 }
 
 /// A partition that this worker reads.
@@ -62,8 +63,12 @@ pub(super) struct Assigned {
     pub id: AssignmentId,
     pub inbox: mpsc::UnboundedSender<Vec<Work>>,
     pub load: Arc<Load>,
+    pub offsets: Arc<Mutex<Offsets>>,
     /// The lowest offset that can come next, `None` when nothing was committed or read.
     pub next: Option<i64>,
+    /// The time of the last record that was read.
+    pub last: Option<Timestamp>,
+    member_id: String,
     pub paused: bool,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -71,8 +76,8 @@ pub(super) struct Assigned {
 
 impl Group {
     pub fn new(context: Arc<Context>, runtime: Handle) -> Self {
-        let (assigned, gained, held, rebalances) = Default::default();
-        Self { context, runtime, assigned, gained, held, rebalances, next_id: AtomicU64::new(1) }
+        let (assigned, given, held, rebalances) = Default::default();
+        Self { context, runtime, assigned, given, held, rebalances, next_id: AtomicU64::new(1) }
     }
 
     /// The partitions that this worker reads.
@@ -80,9 +85,13 @@ impl Group {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The partitions that this worker was given and does not read yet.
-    pub fn gained(&self) -> MutexGuard<'_, BTreeMap<i32, Gained>> {
-        self.gained.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether the group has given partitions to this worker that it has not taken back.
+    pub fn is_in_it(&self) -> bool {
+        !self.given().is_empty()
+    }
+
+    fn given(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The assignments that may be committed for.
@@ -90,33 +99,104 @@ impl Group {
         &self.held
     }
 
-    fn next_id(&self) -> AssignmentId {
-        AssignmentId(self.next_id.fetch_add(1, Relaxed))
-    }
-
     /// Starts to read a partition from what was committed for it.
-    pub fn begin(&self, partition: i32, offsets: Offsets) {
-        let id = self.next_id();
+    fn begin(&self, partition: i32, offsets: Offsets, member_id: String) {
+        let id = AssignmentId(self.next_id.fetch_add(1, Relaxed));
         let (inbox, receiver) = mpsc::unbounded_channel();
         let load = Arc::new(Load::new(self.context.partition_records()));
         let (stop, next) = (CancellationToken::new(), offsets.watermark());
         let offsets = Arc::new(Mutex::new(offsets));
-        self.held.insert(id);
+        self.held.insert(id, member_id.clone());
         let message = ToSettle::Assigned { assignment: id, partition, offsets: offsets.clone(), load: load.clone() };
         self.context.settle(message);
         self.context.metrics.set_assigned(partition, Some(load.clone()));
-        let task = Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), offsets, load.clone());
+        let task =
+            Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), offsets.clone(), load.clone());
         let task = self.runtime.spawn(task.run());
-        let assigned = Assigned { id, inbox, load, next, paused: false, stop, task };
+        let assigned = Assigned { id, inbox, load, offsets, next, last: None, member_id, paused: false, stop, task };
         if let Some(old) = self.assigned().insert(partition, assigned) {
             self.drop_held(&old);
         }
     }
 
-    /// Starts a partition anew whose offsets went back: its log was cut, or its topic was deleted and made again. What
-    /// is held of the old log has no meaning any more.
-    pub fn restart(&self, partition: i32) {
-        self.begin(partition, Offsets::default());
+    /// Starts to read partitions from what is committed for them, and says so to librdkafka.
+    fn assign(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        let partitions = partitions(list);
+        let Some(starts) = self.learn(consumer, &partitions) else {
+            error!(?partitions, "the coordinator does not say what is committed: giving up");
+            return self.context.failed.cancel();
+        };
+        let member_id = member_id(consumer);
+        for mut element in list.elements() {
+            let partition = element.partition();
+            let Some((offset, metadata)) = starts.get(&partition) else { continue };
+            if let Err(error) = element.set_offset(Offset::Offset(*offset)) {
+                error!(partition, offset, %error, "could not set where to read from");
+                return self.context.failed.cancel();
+            }
+            self.given().insert(partition);
+            self.begin(partition, self.resume(partition, *offset, metadata), member_id.clone());
+        }
+    }
+
+    fn resume(&self, partition: i32, offset: i64, metadata: &str) -> Offsets {
+        let finished = commit_metadata::decode(offset, metadata).unwrap_or_else(|error| {
+            let topic = self.topic();
+            warn!(topic, partition, offset, %error, "ignoring commit metadata: records above it are processed again");
+            vec![]
+        });
+        Offsets::resume(offset, finished)
+    }
+
+    /// Where each of the partitions is to be read from, with what stands beside the commit. `None` when the coordinator
+    /// does not say it in time. Where nothing is committed, the log is read from where it starts; that is then committed, so
+    /// that it can be told from the first minute how far behind the group is.
+    fn learn(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Option<BTreeMap<i32, (i64, String)>> {
+        let ask = || {
+            let committed = committed(consumer, partitions)?;
+            let fresh: Vec<i32> = partitions.iter().filter(|p| !committed.contains_key(p)).copied().collect();
+            let starts = if fresh.is_empty() { BTreeMap::new() } else { log_starts(consumer, &fresh)? };
+            let starts = starts.into_iter().map(|(partition, start)| (partition, (start, String::new())));
+            Ok::<_, KafkaError>(committed.into_iter().chain(starts).collect())
+        };
+        let deadline = Instant::now() + LEARN_PATIENCE.min(self.context.pipeline.membership.max_poll_interval / 2);
+        loop {
+            match ask() {
+                Ok(starts) => return Some(starts),
+                Err(error) if Instant::now() < deadline => {
+                    warn!(%error, "the coordinator does not say yet what is committed: the partitions wait");
+                    std::thread::sleep(LEARN_PAUSE);
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Starts a partition anew whose log is another one from this offset on: it was cut there, or its topic was deleted
+    /// and made again. What is held of the old log has no meaning any more. Returns where to read on, when that is not
+    /// here: what lies below the cut and is not finished has to be read again.
+    pub fn restart(&self, partition: i32, first: i64) -> Option<i64> {
+        let (position, member_id) = {
+            let assigned = self.assigned();
+            let assigned = assigned.get(&partition)?;
+            let position = assigned.offsets.lock().unwrap_or_else(PoisonError::into_inner).position(&[]);
+            (position.filter(|position| position.committed <= first), assigned.member_id.clone())
+        };
+        let Some(Position { committed, finished }) = position else {
+            self.begin(partition, Offsets::default(), member_id);
+            return None;
+        };
+        let below = finished.into_iter().map(|range| range.start..range.end.min(first));
+        let finished = below.filter(|range| range.start < range.end).collect();
+        self.begin(partition, Offsets::resume(committed, finished), member_id);
+        (committed < first).then_some(committed)
+    }
+
+    /// Gives up all that this worker reads.
+    pub fn give_up(&self) {
+        let taken: Vec<_> = std::mem::take(&mut *self.assigned()).into_iter().collect();
+        taken.iter().for_each(|(partition, _)| self.context.metrics.set_assigned(*partition, None));
+        self.revoke(taken.into_iter().map(|(_, assigned)| assigned).collect());
     }
 
     /// Gives partitions up: finishes what was started, commits, lets go.
@@ -150,7 +230,10 @@ impl Group {
         }
         for answer in replies {
             // The settle loop says itself what it could not do in time.
-            let _ = tokio::time::timeout_at(deadline + SETTLE_GRACE, answer).await;
+            let answer = tokio::time::timeout_at(deadline + SETTLE_GRACE, answer).await;
+            if !matches!(answer, Ok(Ok(true))) {
+                self.context.unsettled.store(true, Relaxed);
+            }
         }
     }
 
@@ -181,11 +264,12 @@ impl ClientContext for Group {
 
 impl ConsumerContext for Group {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let (partitions, moved) = match rebalance {
-            Rebalance::Assign(list) => (partitions(list), Moved::Gained),
-            Rebalance::Revoke(list) => (partitions(list), Moved::Revoked),
+        let (list, moved) = match rebalance {
+            Rebalance::Assign(list) => (list, Moved::Gained),
+            Rebalance::Revoke(list) => (list, Moved::Revoked),
             Rebalance::Error(error) => return warn!(%error, "rebalance failed"),
         };
+        let partitions = partitions(list);
         if partitions.is_empty() {
             return;
         }
@@ -197,39 +281,28 @@ impl ConsumerContext for Group {
         let group = &*self.context.pipeline.source(stage).group_id;
         if moved == Moved::Gained {
             info!(group, %stage, gained = ?partitions, "rebalance: partitions assigned");
-            return;
+            return self.assign(consumer, list);
         }
         let taken: Vec<_> = partitions.iter().filter_map(|partition| self.assigned().remove(partition)).collect();
         for partition in &partitions {
-            self.gained().remove(partition);
+            self.given().remove(partition);
             self.context.metrics.set_assigned(*partition, None);
         }
         // librdkafka keeps a pause beyond the assignment: a partition that comes back would never be fetched again.
         if let Err(error) = consumer.resume(&self.list(&partitions)) {
             warn!(%error, "could not undo the pause of partitions that are given up");
         }
-        if consumer.assignment_lost() {
-            warn!(group, %stage, lost = ?partitions, "rebalance: dropping what was started");
-            taken.iter().for_each(|lost| self.drop_held(lost));
-        } else {
+        let member_id = member_id(consumer);
+        let is_lost = |assigned: &Assigned| consumer.assignment_lost() || !self.held.is_of(assigned.id, &member_id);
+        let (lost, taken): (Vec<_>, Vec<_>) = taken.into_iter().partition(is_lost);
+        if !lost.is_empty() {
+            warn!(group, %stage, ?partitions, "rebalance: partitions were lost, dropping what was started");
+            lost.iter().for_each(|lost| self.drop_held(lost));
+        }
+        if !taken.is_empty() {
             info!(group, %stage, revoked = ?partitions, "rebalance: finishing what was started");
             self.revoke(taken);
         }
-    }
-
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let Rebalance::Assign(list) = rebalance else { return };
-        let partitions = partitions(list);
-        if partitions.is_empty() {
-            return;
-        }
-        if let Err(error) = consumer.pause(&self.list(&partitions)) {
-            // What is read before it is known what is committed is not handed over, and would be missing.
-            error!(%error, "could not pause partitions that were gained");
-            return self.context.failed.cancel();
-        }
-        let gained = partitions.into_iter().map(|partition| (partition, Gained { id: self.next_id(), asked: false }));
-        self.gained().extend(gained);
     }
 }
 

@@ -5,8 +5,9 @@
 //! asks for the generation at a time of its own: that the partitions are still the ones that were meant, and that there
 //! is a generation at all. To a commit without one, as from a worker that has just been expelled, a broker says yes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError, Weak};
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rdkafka::bindings as ffi;
@@ -17,21 +18,33 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::group::Group;
 use super::work::{AssignmentId, Commit};
 
-/// How long the coordinator may take to say what was committed.
-const COMMITTED_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a broker may take to answer a question.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The assignments that this worker holds: what it reads, and what it is about to give up.
+/// The assignments that this worker holds: what it reads, and what it is about to give up. Each with the name under which
+/// the group knew this worker when it was given the partition. A static member that was expelled is let in again under
+/// another name, and librdkafka does not always say that its partitions are lost (2.12.1: `rd_kafka_cgrp_rejoin` after
+/// UNKNOWN_MEMBER_ID); what was held under the old name is then not ours.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<BTreeSet<AssignmentId>>);
+pub(super) struct Held(Mutex<BTreeMap<AssignmentId, String>>);
 
 impl Held {
-    pub fn insert(&self, id: AssignmentId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    pub fn insert(&self, id: AssignmentId, member_id: String) {
+        self.lock().insert(id, member_id);
     }
 
     /// Lets go of an assignment. Nothing is committed for it from now on.
     pub fn remove(&self, id: AssignmentId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.lock().remove(&id);
+    }
+
+    /// Whether an assignment is held by the member of this name.
+    pub fn is_of(&self, id: AssignmentId, member_id: &str) -> bool {
+        !member_id.is_empty() && self.lock().get(&id).is_some_and(|holder| holder == member_id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AssignmentId, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -47,12 +60,21 @@ impl Member {
     /// What proves to the broker that these commits are ours to make, `None` when they are not, or not now. It blocks.
     pub fn credentials(&self, commits: &[Commit]) -> Option<ConsumerGroupMetadata> {
         let consumer = self.0.upgrade()?;
-        // Under this lock nothing that we hold can be given up, and librdkafka joins no further generation before we have
-        // given up what it says. What it tells of the group now is then of a generation in which all of it is ours.
-        let held = consumer.context().held().0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours = commits.iter().all(|commit| held.contains(&commit.assignment));
-        let credentials = consumer.group_metadata().filter(|_| ours)?;
-        (generation(&consumer) > 0).then_some(credentials)
+        // Under this lock nothing that we hold can be given up, and under the same name librdkafka joins no further
+        // generation before we have given up what it says. What it tells of the group now is then of a generation in which
+        // all of it is ours.
+        let held = consumer.context().held().lock();
+        let credentials = consumer.group_metadata()?;
+        let member_id = member_id(&consumer);
+        let is_ours = |commit: &Commit| held.get(&commit.assignment).is_some_and(|holder| *holder == member_id);
+        let is_member = !member_id.is_empty() && generation(&consumer) > 0;
+        (is_member && commits.iter().all(is_ours)).then_some(credentials)
+    }
+
+    /// Whether what is to be committed is of a partition that is ours.
+    pub fn holds(&self, commit: &Commit) -> bool {
+        let Some(consumer) = self.0.upgrade() else { return false };
+        consumer.context().held().is_of(commit.assignment, &member_id(&consumer))
     }
 
     /// Commits offsets with their metadata. It blocks until the coordinator has answered.
@@ -62,34 +84,9 @@ impl Member {
         consumer.commit(&self.list(commits)?, CommitMode::Sync)
     }
 
-    /// What is committed for the partitions for which something is: offset and metadata. It blocks.
-    ///
-    /// The coordinator does not answer while a transaction is open that commits for one of them.
+    /// What is committed for the partitions for which something is. It blocks.
     pub fn committed(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
-        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
-        let list = consumer.committed_offsets(consumer.context().list(partitions), COMMITTED_TIMEOUT)?;
-        let committed = list.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
-            (Err(error), _) => Some(Err(error)),
-            (Ok(()), Offset::Offset(offset)) => {
-                Some(Ok((element.partition(), (offset, element.metadata().to_owned()))))
-            }
-            _ => None,
-        });
-        committed.collect()
-    }
-
-    /// Where the log of each of the partitions begins. It blocks.
-    pub fn log_starts(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, i64>> {
-        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
-        let mut list = consumer.context().list(partitions);
-        // In this call an offset stands for a time, and the beginning for the time of the first record.
-        list.set_all_offsets(Offset::Beginning)?;
-        let starts = consumer.offsets_for_times(list, COMMITTED_TIMEOUT)?;
-        let starts = starts.elements().into_iter().map(|element| {
-            element.error()?;
-            Ok((element.partition(), element.offset().to_raw().unwrap_or(0)))
-        });
-        starts.collect()
+        committed(&*self.0.upgrade().ok_or(KafkaError::Canceled)?, partitions)
     }
 
     /// The commits as librdkafka takes them.
@@ -119,4 +116,48 @@ pub(super) fn generation(consumer: &BaseConsumer<Group>) -> i32 {
         ffi::rd_kafka_consumer_group_metadata_destroy(metadata);
         generation
     }
+}
+
+/// The name under which the group knows this consumer, empty when it does not.
+pub(super) fn member_id(consumer: &BaseConsumer<Group>) -> String {
+    // SAFETY: the client is alive as long as `consumer` is. The call returns null or a C string that is ours to free.
+    unsafe {
+        let client = consumer.client().native_ptr();
+        let name = ffi::rd_kafka_memberid(client);
+        if name.is_null() {
+            return String::new();
+        }
+        let copy = CStr::from_ptr(name).to_string_lossy().into_owned();
+        ffi::rd_kafka_mem_free(client, name.cast());
+        copy
+    }
+}
+
+/// What is committed for the partitions for which something is: offset and metadata. It blocks.
+///
+/// The coordinator does not answer while a transaction is open that commits for one of them.
+pub(super) fn committed(
+    consumer: &BaseConsumer<Group>,
+    partitions: &[i32],
+) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
+    let list = consumer.committed_offsets(consumer.context().list(partitions), TIMEOUT)?;
+    let committed = list.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
+        (Err(error), _) => Some(Err(error)),
+        (Ok(()), Offset::Offset(offset)) => Some(Ok((element.partition(), (offset, element.metadata().to_owned())))),
+        _ => None,
+    });
+    committed.collect()
+}
+
+/// Where the log of each of the partitions begins. It blocks.
+pub(super) fn log_starts(consumer: &BaseConsumer<Group>, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, i64>> {
+    let mut list = consumer.context().list(partitions);
+    // In this call an offset stands for a time, and the beginning for the time of the first record.
+    list.set_all_offsets(Offset::Beginning)?;
+    let starts = consumer.offsets_for_times(list, TIMEOUT)?;
+    let starts = starts.elements().into_iter().map(|element| {
+        element.error()?;
+        Ok((element.partition(), element.offset().to_raw().unwrap_or(0)))
+    });
+    starts.collect()
 }

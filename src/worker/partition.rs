@@ -23,7 +23,7 @@ use super::throttle::Tally;
 use super::work::{AssignmentId, Destination, Route, ToSettle, Work};
 use crate::domain::decide::{Decision, Situation, decide};
 use crate::domain::due_queue::DueQueue;
-use crate::domain::failure::{Failure, Outcome};
+use crate::domain::failure::{Failure, Outcome, shortened};
 use crate::domain::lane::{LaneId, Lanes};
 use crate::domain::offsets::{Begun, Offsets};
 use crate::domain::pending::Pending;
@@ -252,7 +252,7 @@ impl Partition {
 
     /// Decides what becomes of a record, and lets the next one in its lane start unless it stays.
     fn conclude(&mut self, work: Work, lane: Option<LaneId>, outcome: Outcome) {
-        let failure = match outcome {
+        let mut failure = match outcome {
             Outcome::Failed(failure) => failure,
             Outcome::Done | Outcome::Dropped => return self.finish(work, lane, &outcome),
         };
@@ -273,8 +273,16 @@ impl Partition {
                 log_retry_in_order(&work, &failure, ruling.max_attempts, due);
                 return self.hold(work, lane, due);
             }
-            Decision::Retry { due } => Destination::Retry { due, max_attempts: ruling.max_attempts },
-            Decision::DeadLetter { reason } => Destination::DeadLetter { reason },
+            Decision::Retry { due } => {
+                // Only a dead letter has it.
+                failure.stack_trace = None;
+                Destination::Retry { due, max_attempts: ruling.max_attempts }
+            }
+            Decision::DeadLetter { reason } => {
+                let max_bytes = self.context.pipeline.stack_trace_max_bytes;
+                failure.stack_trace = failure.stack_trace.map(|trace| shortened(trace, max_bytes));
+                Destination::DeadLetter { reason }
+            }
         };
         let dead_letter_topic = ruling.dead_letter_topic.clone();
         self.routes.push(Route { work, failure, failed_at: now, to, dead_letter_topic });

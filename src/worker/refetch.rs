@@ -6,7 +6,7 @@
 
 use std::iter::Peekable;
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -22,6 +22,9 @@ use crate::kafka::record::to_record;
 
 /// How long one look for a record takes; in between it is seen whether somebody still waits.
 const POLL: Duration = Duration::from_millis(200);
+
+/// How long the records of one request may stay away before the next request has its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -91,8 +94,10 @@ fn read(consumer: &BaseConsumer, topic: &Arc<str>, wanted: Wanted) -> KafkaResul
     let mut offsets = offsets.into_iter().peekable();
     let Some(&first) = offsets.peek() else { return Ok(()) };
     start_at(consumer, topic, partition, first)?;
+    let mut deadline = Instant::now() + PATIENCE;
     while let Some(&next) = offsets.peek() {
-        if reply.is_closed() {
+        // Others wait, too; what has not come is asked for again.
+        if reply.is_closed() || Instant::now() > deadline {
             return Ok(());
         }
         let record = match consumer.poll(POLL) {
@@ -112,6 +117,7 @@ fn read(consumer: &BaseConsumer, topic: &Arc<str>, wanted: Wanted) -> KafkaResul
         };
         drop_below(&mut offsets, record.offset, &reply);
         let at = record.offset;
+        deadline = Instant::now() + PATIENCE;
         if offsets.next_if_eq(&at).is_some() {
             let _ = reply.send(Found::Record(record));
         }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
@@ -216,8 +216,8 @@ impl Settle {
         let commit = async move {
             let asked = commits.clone();
             let answer = tokio::task::spawn_blocking(move || member.commit(&asked)).await;
-            // It fails only when the runtime ends.
-            Ended { commits, outcome: Outcome::Committed(answer.unwrap_or(Ok(()))) }
+            // It fails when the runtime ends.
+            Ended { commits, outcome: Outcome::Committed(answer.unwrap_or(Err(KafkaError::Canceled))) }
         };
         self.round = Some(commit.boxed());
     }

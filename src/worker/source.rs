@@ -3,25 +3,21 @@
 //! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
 //! processed: a consumer that is not polled loses its membership.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
-use super::group::{Gained, Group};
+use super::group::Group;
 use super::load::{Load, Pause, STAGE_BYTES};
-use super::member::Member;
 use super::work::{AssignmentId, Work};
-use crate::domain::commit_metadata;
-use crate::domain::offsets::{Finished, Offsets};
 use crate::domain::record::Record;
 use crate::kafka::record::to_record;
 
@@ -36,6 +32,9 @@ const BATCH_BYTES: usize = 1 << 20;
 /// it is only worth it where records do not simply stream through.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// How long librdkafka may take to set where a partition is read from.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Beyond the drain timeout, how long leaving the group may take.
 const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
@@ -43,20 +42,7 @@ const LEAVE_GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
     context: Arc<Context>,
-    runtime: Handle,
-    /// Where partitions that were gained are to be read from.
-    learned: (mpsc::Sender<Start>, mpsc::Receiver<Start>),
     stop: CancellationToken,
-}
-
-/// Where a partition that was gained is to be read from.
-struct Start {
-    partition: i32,
-    /// Which gain of the partition this is for.
-    gain: AssignmentId,
-    offset: i64,
-    /// What is finished above the offset.
-    finished: Finished,
 }
 
 /// Records of one partition that were read one after the other.
@@ -76,21 +62,21 @@ impl Batch {
 
 impl Source {
     pub fn new(consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>, stop: CancellationToken) -> Self {
-        Self { consumer, context, runtime: Handle::current(), learned: mpsc::channel(), stop }
+        Self { consumer, context, stop }
     }
 
     /// Runs until it is told to stop, then hands its partitions over and leaves the group.
     pub fn run(self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
         while !self.stop.is_cancelled() {
-            self.begin();
             self.balance();
             self.poll();
         }
+        // At once, while the group holds: to leave it may have to wait for a rebalance.
+        self.group().give_up();
         self.consumer.unsubscribe();
         let deadline = Instant::now() + self.context.pipeline.drain_timeout + LEAVE_GRACE;
-        let has_partitions = || !self.group().assigned().is_empty() || !self.group().gained().is_empty();
-        while has_partitions() && Instant::now() < deadline {
+        while self.group().is_in_it() && Instant::now() < deadline {
             // What is read here is nobody's any more; the poll is for the hand-over that it serves.
             drop(self.consumer.poll(POLL));
         }
@@ -100,33 +86,10 @@ impl Source {
         self.consumer.context()
     }
 
-    /// Asks what is committed for partitions that were gained, and starts to read those for which the answer has come.
-    fn begin(&self) {
-        let unasked = |(partition, gained): (&i32, &mut Gained)| {
-            (!std::mem::replace(&mut gained.asked, true)).then_some((*partition, gained.id))
-        };
-        let asked: Vec<_> = self.group().gained().iter_mut().filter_map(unasked).collect();
-        if !asked.is_empty() {
-            let (member, learned) = (Member::new(Arc::downgrade(&self.consumer)), self.learned.0.clone());
-            self.runtime.spawn(async move {
-                for start in learn(member, &asked).await {
-                    // Nobody waits when the source has ended.
-                    let _ = learned.send(start);
-                }
-            });
-        }
-        for Start { partition, gain, offset, finished } in self.learned.1.try_iter() {
-            // It may have been taken away since, and may even be back: then that answer is still to come.
-            if self.group().gained().get(&partition).is_none_or(|gained| gained.id != gain) {
-                continue;
-            }
-            self.group().gained().remove(&partition);
-            self.group().begin(partition, Offsets::resume(offset, finished));
-            if let Err(error) = self.consumer.resume(&self.group().list([&partition])) {
-                error!(partition, %error, "could not begin to read");
-                self.context.failed.cancel();
-            }
-        }
+    /// Reads a partition that is paused from this offset on.
+    fn read_from(&self, partition: i32, offset: i64) -> KafkaResult<()> {
+        self.consumer.seek(self.group().topic(), partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
+        self.consumer.resume(&self.group().list([&partition]))
     }
 
     /// Pauses partitions that hold more than their share, and resumes those that have room again.
@@ -221,18 +184,29 @@ impl Source {
     /// Hands records to their partition, unless it was taken away since they were read.
     fn hand_over(&self, batch: Batch) {
         let (Some(first), Some(last)) = (batch.records.first(), batch.records.last()) else { return };
-        let (first, last) = (first.offset, last.offset);
-        let next = match self.group().assigned().get(&batch.partition) {
-            Some(assigned) if assigned.id == batch.assignment => assigned.next,
+        let (first, first_time) = (first.offset, first.timestamp);
+        let (last, last_time) = (last.offset, last.timestamp);
+        let (next, last_read) = match self.group().assigned().get(&batch.partition) {
+            Some(assigned) if assigned.id == batch.assignment => (assigned.next, assigned.last),
             _ => return,
         };
-        if next.is_some_and(|next| first < next) {
+        // The last record comes once more when the partition was paused at the very moment of reading it.
+        let is_repeated = next == Some(first + 1) && last_read == first_time;
+        if next.is_some_and(|next| first < next) && !is_repeated {
             warn!(partition = batch.partition, offset = first, "offsets went back: starting the partition anew");
-            self.group().restart(batch.partition);
+            if let Some(offset) = self.group().restart(batch.partition, first) {
+                let list = self.group().list([&batch.partition]);
+                let reread = self.consumer.pause(&list).and_then(|()| self.read_from(batch.partition, offset));
+                if let Err(error) = reread {
+                    error!(partition = batch.partition, offset, %error, "could not read again what is not finished");
+                    self.context.failed.cancel();
+                }
+                return;
+            }
         }
         let mut assigned = self.group().assigned();
         let Some(assigned) = assigned.get_mut(&batch.partition) else { return };
-        assigned.next = Some(last + 1);
+        (assigned.next, assigned.last) = (Some(last + 1), last_time);
         let now = clock::now();
         let work = |record: Record| Work {
             past: self.context.past_of(&record, now),
@@ -242,45 +216,4 @@ impl Source {
         // The partition's task is gone only when it failed, and then the process ends.
         let _ = assigned.inbox.send(batch.records.into_iter().map(work).collect());
     }
-}
-
-/// How long to wait before the coordinator is asked again.
-const LEARN_PAUSE: Duration = Duration::from_millis(500);
-
-/// Asks where partitions are to be read from until there is an answer. None comes when the consumer is gone.
-async fn learn(member: Member, asked: &[(i32, AssignmentId)]) -> Vec<Start> {
-    let partitions: Vec<i32> = asked.iter().map(|(partition, _)| *partition).collect();
-    loop {
-        let (member, partitions) = (member.clone(), partitions.clone());
-        let answer = tokio::task::spawn_blocking(move || ask(&member, &partitions)).await;
-        match answer {
-            Ok(Ok(committed)) => return asked.iter().filter_map(|gain| start(*gain, &committed)).collect(),
-            Err(_) | Ok(Err(KafkaError::Canceled)) => return vec![],
-            Ok(Err(error)) => {
-                warn!(%error, "the coordinator does not say yet what is committed: the partitions wait");
-                tokio::time::sleep(LEARN_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// What is committed for each partition: offset and metadata. Where nothing is, the log is read from where it starts; that
-/// is then committed, so that it can be told from the first minute how far behind the group is.
-fn ask(member: &Member, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
-    let committed = member.committed(partitions)?;
-    let fresh: Vec<i32> = partitions.iter().filter(|partition| !committed.contains_key(partition)).copied().collect();
-    let starts = if fresh.is_empty() { BTreeMap::new() } else { member.log_starts(&fresh)? };
-    Ok(committed
-        .into_iter()
-        .chain(starts.into_iter().map(|(partition, start)| (partition, (start, String::new()))))
-        .collect())
-}
-
-fn start((partition, gain): (i32, AssignmentId), committed: &BTreeMap<i32, (i64, String)>) -> Option<Start> {
-    let (offset, metadata) = committed.get(&partition)?;
-    let finished = commit_metadata::decode(*offset, metadata).unwrap_or_else(|error| {
-        warn!(partition, offset, %error, "ignoring commit metadata: records above it are processed again");
-        vec![]
-    });
-    Some(Start { partition, gain, offset: *offset, finished })
 }

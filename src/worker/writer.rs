@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use rdkafka::TopicPartitionList;
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError};
+use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::member::Member;
@@ -34,6 +34,16 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long one step of a transaction is waited for before it is asked for again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a step may take in all. librdkafka loses one at times when a coordinator goes away, and would wait for ever:
+/// its coordinator request is only looked at again when some broker comes or goes. A new producer then ends the transaction.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The most bytes that the producer holds at once.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// How long to wait for room in the producer's queue.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long to wait before Kafka is asked again what became of a transaction.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -157,21 +167,30 @@ impl Writer {
 
     /// Sends the offsets and ends the transaction.
     async fn commit(self: Arc<Self>, producer: &Producer, commits: &[Commit]) -> Result<(), Failed> {
-        let (producer, commits) = (producer.clone(), commits.to_vec());
-        blocking(move || {
-            let list = self.member.list(&commits)?;
-            let credentials = self.member.credentials(&commits).ok_or(KafkaError::Canceled)?;
-            end_transaction(&producer, &list, &credentials)
-        })
-        .await
-        .unwrap_or(Err(Failed::Aborted(KafkaError::Canceled)))
+        let (writer, sender, commits) = (self.clone(), producer.clone(), commits.to_vec());
+        let sent = patiently(move || {
+            let list = writer.member.list(&commits)?;
+            let credentials = writer.member.credentials(&commits).ok_or(KafkaError::Canceled)?;
+            until_answered(|| sender.send_offsets_to_transaction(&list, &credentials, STEP_TIMEOUT))
+        });
+        sent.await.unwrap_or_else(|| {
+            self.discard();
+            Err(timed_out())
+        })?;
+        let committer = producer.clone();
+        let committed = patiently(move || until_answered(|| committer.commit_transaction(STEP_TIMEOUT))).await;
+        // Whatever it says, the coordinator may have done it.
+        committed.unwrap_or_else(|| Err(timed_out())).map_err(Failed::Unknown)
     }
 
     /// Aborts the transaction; a producer that cannot even do that is replaced, which has the same effect.
     async fn abort(self: Arc<Self>, producer: Producer) {
-        let aborted = blocking(move || until_answered(|| producer.abort_transaction(STEP_TIMEOUT))).await;
-        if let Some(Err(error)) = aborted {
-            debug!(%error, "could not abort a transaction: making a new producer");
+        if !self.is_current(&producer) {
+            return;
+        }
+        let aborted = patiently(move || until_answered(|| producer.abort_transaction(STEP_TIMEOUT))).await;
+        if !matches!(aborted, Some(Ok(()))) {
+            debug!(?aborted, "could not abort a transaction: making a new producer");
             self.discard();
         }
     }
@@ -184,12 +203,14 @@ impl Writer {
         self.discard();
         let partitions: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
         let is_here = |committed: &BTreeMap<i32, (i64, String)>| {
-            let is_here = |commit: &Commit| {
+            // What is somebody else's by now says nothing: whoever has it may have committed just the same.
+            let ours: Vec<_> = commits.iter().filter(|commit| self.member.holds(commit)).collect();
+            let is_here = |commit: &&Commit| {
                 committed
                     .get(&commit.partition)
                     .is_some_and(|(offset, metadata)| commit.offset == *offset && commit.metadata == *metadata)
             };
-            commits.iter().any(is_here)
+            !ours.is_empty() && ours.iter().all(is_here)
         };
         loop {
             let ended = self.clone().producer().await;
@@ -216,18 +237,18 @@ impl Writer {
     /// from then on.
     async fn send(&self, producer: &Producer, mut waiting: Waiting) -> Written {
         let outgoing = self.outgoing(&waiting);
-        let sent = match producer.send_result(to_future_record(&outgoing)) {
+        let sent = match enqueue(producer, &outgoing).await {
             Ok(delivery) => match delivery.await {
                 Ok(Ok(_)) => return Ok(waiting),
                 Ok(Err((error, _))) => error,
                 Err(_) => KafkaError::Canceled,
             },
-            Err((error, _)) => error,
+            Err(error) => error,
         };
         let (partition, offset) = (waiting.route.work.record.partition, waiting.route.work.record.offset);
         let (topic, to) = (&*waiting.route.work.record.topic, &*outgoing.topic);
         match sent {
-            KafkaError::MessageProduction(Code::MessageSizeTooLarge) => {
+            KafkaError::MessageProduction(Code::MessageSizeTooLarge | Code::QueueFull) => {
                 debug!(topic, partition, offset, to, "too large for Kafka");
                 // A broker refuses a request as if each record in it were too large.
                 let was_alone = std::mem::replace(&mut waiting.alone, true) || footprint(&outgoing) >= BATCH_BYTES;
@@ -285,7 +306,7 @@ impl Writer {
         }
         let made = {
             let writer = self.clone();
-            blocking(move || match writer.delivery {
+            patiently(move || match writer.delivery {
                 Delivery::AtLeastOnce => writer.connection.producer(DELIVERY_TIMEOUT),
                 Delivery::ExactlyOnce => {
                     let id = &writer.transactional_id;
@@ -295,9 +316,15 @@ impl Writer {
                 }
             })
         };
-        let made = made.await.unwrap_or(Err(KafkaError::Canceled))?;
+        let made = made.await.unwrap_or_else(|| Err(timed_out()))?;
         *self.held() = Some(made.clone());
         Ok(made)
+    }
+
+    /// Whether this is the producer that is in use.
+    fn is_current(&self, producer: &Producer) -> bool {
+        let (held, asked) = (self.held(), producer.client().native_ptr());
+        held.as_ref().is_some_and(|held| held.client().native_ptr() == asked)
     }
 
     /// Gives the producer up.
@@ -312,16 +339,23 @@ impl Writer {
     }
 }
 
-fn end_transaction(
-    producer: &Producer,
-    offsets: &TopicPartitionList,
-    credentials: &ConsumerGroupMetadata,
-) -> Result<(), Failed> {
-    until_answered(|| producer.send_offsets_to_transaction(offsets, credentials, STEP_TIMEOUT))?;
-    until_answered(|| producer.commit_transaction(STEP_TIMEOUT)).map_err(|error| match &error {
-        KafkaError::Transaction(refused) if refused.txn_requires_abort() => Failed::Aborted(error),
-        _ => Failed::Unknown(error),
-    })
+/// Puts a record into the producer's queue, once there is room for it. One that there can never be room for is refused.
+async fn enqueue(producer: &Producer, outgoing: &Outgoing) -> KafkaResult<DeliveryFuture> {
+    let mut deadline = None;
+    loop {
+        match producer.send_result(to_future_record(outgoing)) {
+            Err((KafkaError::MessageProduction(Code::QueueFull), _))
+                if footprint(outgoing) < QUEUE_BYTES
+                    && Instant::now() < *deadline.get_or_insert_with(|| Instant::now() + DELIVERY_TIMEOUT) =>
+            {
+                tokio::time::sleep(ROOM_PAUSE).await;
+            }
+            Err((KafkaError::MessageProduction(Code::QueueFull), _)) if footprint(outgoing) < QUEUE_BYTES => {
+                return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
+            }
+            sent => return sent.map_err(|(error, _)| error),
+        }
+    }
 }
 
 /// Asks again as long as librdkafka says that this is what to do.
@@ -342,6 +376,16 @@ fn is_of_an_old_generation(error: &RDKafkaError) -> bool {
         error.code(),
         Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress | Code::StaleMemberEpoch
     )
+}
+
+/// Runs what blocks on a thread that may, and waits for it so long and no longer. `None` when it takes longer: it then goes
+/// on, and comes to its end when its producer does.
+async fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::time::timeout(PATIENCE, blocking(work)).await.ok().flatten()
+}
+
+fn timed_out() -> KafkaError {
+    KafkaError::Global(Code::OperationTimedOut)
 }
 
 /// Runs what blocks on a thread that may. `None` when the runtime ends.

@@ -105,10 +105,15 @@ fn poll_bounds() -> [Rule; 1] {
     [Rule::new("duration(self) >= duration('6s') && duration(self) <= duration('24h')").message("must be 6s to 24h")]
 }
 
-fn rules() -> [Rule; 1] {
-    [Rule::new("duration(self.drainTimeout) < duration(self.sessionTimeout)")
-        .message(
-            "must be shorter than sessionTimeout: otherwise Kafka gives the partitions away before they are drained",
-        )
-        .field_path(".drainTimeout")]
+fn rules() -> [Rule; 2] {
+    [
+        Rule::new("duration(self.drainTimeout) < duration(self.sessionTimeout)")
+            .message(
+                "must be shorter than sessionTimeout: otherwise Kafka gives the partitions away before they are drained",
+            )
+            .field_path(".drainTimeout"),
+        Rule::new("!self.staticMembership || self.groupProtocol == 'Classic'")
+            .message("takes groupProtocol: Classic: with the other one a worker that crashed is refused until its session ends")
+            .field_path(".staticMembership"),
+    ]
 }
