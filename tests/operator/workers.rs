@@ -309,7 +309,7 @@ fn letters(kafka: &str, topic: &str) -> BTreeMap<(i64, i64), usize> {
 async fn a_rolling_update_loses_nothing_and_does_nothing_twice() {
     in_site("rolling", async |site| {
         let _operator = site.operator();
-        site.apply(&site.pipeline("orders", "")).await;
+        site.apply(&site.pipeline("orders", "circuitBreaker: {enabled: false}")).await;
         site.reason("orders", "Ready").await;
         scale(site, "orders-consumer", 2).await;
         let (kafka, topic) = (kafka_from_here(), site.named("orders"));
