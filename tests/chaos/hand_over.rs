@@ -49,6 +49,8 @@ fn check_stops(seen: &Seen, quiet: (i64, i64), faults: &mut Vec<Fault>) {
     for call in calls_within(seen, quiet).filter(|call| clean.contains_key(&*call.caller)) {
         match call.answered {
             None => faults.push(Fault::CutOff { caller: call.caller.clone(), place: call.place }),
+            // What waits in its lane is not finished, and its attempts begin anew with the next owner.
+            Some((_, status)) if seen.terms.keeps_order && status == 503 => {}
             Some(_) => drop(finished.insert((call.place, call.attempt), call)),
         }
     }
