@@ -87,3 +87,11 @@ pub struct Outgoing {
     /// The headers, in order.
     pub headers: Vec<Header>,
 }
+
+impl Outgoing {
+    /// The bytes that it takes in a request, at least.
+    pub fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|header| header.name.len() + len(&header.value));
+        len(&self.key) + len(&self.value) + headers.sum::<usize>()
+    }
+}

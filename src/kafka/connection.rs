@@ -21,6 +21,9 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// of this size always is.
 pub const BATCH_BYTES: usize = 64 << 10;
 
+/// The most bytes of records that a producer holds at once. It takes in no record that is larger.
+pub const QUEUE_BYTES: usize = 64 << 20;
+
 /// A Kafka cluster, by its bootstrap addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -160,7 +163,7 @@ impl Connection {
             // Whether a record is too large is for the broker and the topic to say, not for the client's default of 1 MB.
             .set("message.max.bytes", "100000000")
             // What waits to be sent is a copy of what the engine holds already.
-            .set("queue.buffering.max.kbytes", "65536");
+            .set("queue.buffering.max.kbytes", (QUEUE_BYTES >> 10).to_string());
         config
     }
 }

@@ -205,6 +205,13 @@ impl Group {
         taken.iter().for_each(|assigned| self.held.remove(assigned.id));
     }
 
+    /// Whether something is held that the group gave to this worker under another name. librdkafka says nothing of that, and
+    /// calls for each rebalance, even if nothing moves. Others may have had the partitions in between.
+    fn holds_under_another_name(&self, consumer: &BaseConsumer<Self>) -> bool {
+        let member_id = member_id(consumer);
+        self.assigned().values().any(|assigned| assigned.member_id != member_id)
+    }
+
     fn drop_held(&self, lost: &Assigned) {
         self.held.remove(lost.id);
         lost.stop.cancel();
@@ -270,6 +277,10 @@ impl ConsumerContext for Group {
             Rebalance::Error(error) => return warn!(%error, "rebalance failed"),
         };
         let partitions = partitions(list);
+        if moved == Moved::Gained && self.holds_under_another_name(consumer) {
+            error!("the group had expelled this worker and knows it by another name now: starting anew");
+            return self.context.failed.cancel();
+        }
         if partitions.is_empty() {
             return;
         }

@@ -157,8 +157,8 @@ impl Settle {
             return;
         }
         let releasing = self.books.values().any(|book| book.release.is_some());
-        let chosen = |book: &&mut Book| !releasing || book.release.is_some();
-        if self.books.values_mut().filter(chosen).any(|book| !book.waiting.is_empty()) {
+        let chosen = |book: &&Book| !releasing || book.release.is_some();
+        if self.books.values().filter(chosen).any(|book| !book.waiting.is_empty()) {
             // One that has to be alone goes first, or it might wait for ever.
             self.start_to_write(releasing, true);
             self.start_to_write(releasing, false);

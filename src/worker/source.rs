@@ -1,4 +1,4 @@
-//! Reads the stage's topic. This thread is the only one that touches the consumer.
+//! Reads the stage's topic. This thread is the only one that reads; whoever commits does so through [`super::member`].
 //!
 //! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
 //! processed: a consumer that is not polled loses its membership.
@@ -21,7 +21,7 @@ use super::work::{AssignmentId, Work};
 use crate::domain::record::Record;
 use crate::kafka::record::to_record;
 
-/// How long a poll waits for a record. It bounds how long a commit or a stop waits on an idle topic.
+/// How long a poll waits for a record. It bounds how long a stop waits on an idle topic.
 const POLL: Duration = Duration::from_millis(50);
 
 /// The records that are handed over at once, and their bytes: what a partition holds is looked at only in between.

@@ -26,7 +26,7 @@ use crate::domain::envelope::{Extent, FailedRecord, Scribe};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::pipeline::Delivery;
 use crate::domain::record::Outgoing;
-use crate::kafka::connection::{BATCH_BYTES, Connection, LogContext};
+use crate::kafka::connection::{BATCH_BYTES, Connection, LogContext, QUEUE_BYTES};
 use crate::kafka::record::to_future_record;
 
 /// How long librdkafka itself tries to deliver a record before it says so.
@@ -38,9 +38,6 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a step may take in all. librdkafka loses one at times when a coordinator goes away, and would wait for ever:
 /// its coordinator request is only looked at again when some broker comes or goes. A new producer then ends the transaction.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// The most bytes that the producer holds at once.
-const QUEUE_BYTES: usize = 64 << 20;
 
 /// How long to wait for room in the producer's queue.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
@@ -143,26 +140,23 @@ impl Writer {
             true => self.clone().commit(&producer, commits).await,
             false => Err(Failed::Aborted(KafkaError::Canceled)),
         };
-        match ended {
-            Ok(()) => written,
+        let error = match ended {
+            Ok(()) => return written,
             Err(Failed::Aborted(error)) => {
                 self.clone().abort(producer).await;
-                let round = written.into_iter().map(|written| written.unwrap_or_else(|waiting| waiting));
-                // When a record could not be sent, that was said.
-                if all { self.put_back(round.collect(), &error) } else { round.map(Err).collect() }
+                error
             }
             Err(Failed::Unknown(error)) => {
                 warn!(%error, "it is not known whether a transaction was committed: asking the coordinator");
                 drop(producer);
-                match self.clone().was_committed(commits).await {
-                    true => written,
-                    false => {
-                        let round = written.into_iter().map(|written| written.unwrap_or_else(|waiting| waiting));
-                        self.put_back(round.collect(), &error)
-                    }
+                if self.clone().was_committed(commits).await {
+                    return written;
                 }
+                error
             }
-        }
+        };
+        // When a record could not be sent, that was said.
+        self.put_back(written.into_iter().map(|written| written.unwrap_or_else(|waiting| waiting)).collect(), &error)
     }
 
     /// Sends the offsets and ends the transaction.
@@ -251,7 +245,7 @@ impl Writer {
             KafkaError::MessageProduction(Code::MessageSizeTooLarge | Code::QueueFull) => {
                 debug!(topic, partition, offset, to, "too large for Kafka");
                 // A broker refuses a request as if each record in it were too large.
-                let was_alone = std::mem::replace(&mut waiting.alone, true) || footprint(&outgoing) >= BATCH_BYTES;
+                let was_alone = std::mem::replace(&mut waiting.alone, true) || outgoing.bytes() >= BATCH_BYTES;
                 if was_alone {
                     shrink(&mut waiting.route, &mut waiting.extent);
                 }
@@ -341,17 +335,14 @@ impl Writer {
 
 /// Puts a record into the producer's queue, once there is room for it. One that there can never be room for is refused.
 async fn enqueue(producer: &Producer, outgoing: &Outgoing) -> KafkaResult<DeliveryFuture> {
-    let mut deadline = None;
+    let deadline = Instant::now() + DELIVERY_TIMEOUT;
     loop {
         match producer.send_result(to_future_record(outgoing)) {
-            Err((KafkaError::MessageProduction(Code::QueueFull), _))
-                if footprint(outgoing) < QUEUE_BYTES
-                    && Instant::now() < *deadline.get_or_insert_with(|| Instant::now() + DELIVERY_TIMEOUT) =>
-            {
+            Err((KafkaError::MessageProduction(Code::QueueFull), _)) if outgoing.bytes() < QUEUE_BYTES => {
+                if Instant::now() >= deadline {
+                    return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
+                }
                 tokio::time::sleep(ROOM_PAUSE).await;
-            }
-            Err((KafkaError::MessageProduction(Code::QueueFull), _)) if footprint(outgoing) < QUEUE_BYTES => {
-                return Err(KafkaError::MessageProduction(Code::MessageTimedOut));
             }
             sent => return sent.map_err(|(error, _)| error),
         }
@@ -378,8 +369,8 @@ fn is_of_an_old_generation(error: &RDKafkaError) -> bool {
     )
 }
 
-/// Runs what blocks on a thread that may, and waits for it so long and no longer. `None` when it takes longer: it then goes
-/// on, and comes to its end when its producer does.
+/// Runs what blocks on a thread that may, and waits for it so long and no longer. `None` when it takes longer: the thread then
+/// stays until librdkafka looks at the step again, and a producer that was replaced is refused by then.
 async fn patiently<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::time::timeout(PATIENCE, blocking(work)).await.ok().flatten()
 }
@@ -391,13 +382,6 @@ fn timed_out() -> KafkaError {
 /// Runs what blocks on a thread that may. `None` when the runtime ends.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
-}
-
-/// What a record takes in a request, at least.
-fn footprint(outgoing: &Outgoing) -> usize {
-    let len = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let headers = outgoing.headers.iter().map(|header| header.name.len() + len(&header.value));
-    len(&outgoing.key) + len(&outgoing.value) + headers.sum::<usize>()
 }
 
 /// Makes a route ask for less. A retry record is all or nothing: one that does not fit becomes a dead letter. A dead letter
