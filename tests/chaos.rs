@@ -120,12 +120,13 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
         pipelines: courses.iter().map(told).collect(),
     };
     let end = Arc::new(AtomicBool::new(false));
+    let ends = EndOnDrop(end.clone());
     let writers: Vec<_> = courses.iter().zip(RATE).map(|(course, rate)| write(&address, course, rate, &end)).collect();
 
     let mut run = Run::start(site, cluster, endpoint);
     run.suffer(&schedule::plan(plan.seed, plan.period, run.workers.len(), brokers::BROKERS)).await;
     run.heal().await;
-    end.store(true, Ordering::Relaxed);
+    drop(ends);
     let mut written = vec![];
     for (plain, in_transactions) in writers {
         written.push([plain.await.unwrap(), in_transactions.await.unwrap()].concat());
@@ -186,6 +187,15 @@ fn courses(name: &str, plan: &Plan) -> Vec<Course> {
         Course { pipeline, records, compacted, terms }
     };
     vec![course(false), course(true)]
+}
+
+/// Has writers end, also when the run fails: the runtime waits for the one that blocks.
+struct EndOnDrop(Arc<AtomicBool>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 type Writer = JoinHandle<Vec<Written>>;
