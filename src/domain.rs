@@ -19,24 +19,33 @@
 //! | [`pace`] | when the next call may start |
 //! | [`provenance`] | where a record came from and how often it was tried |
 //! | [`envelope`] | the records written to the retry topic and the dead letter topic |
+//! | [`dead_letter`] | what a dead letter says of itself, whoever wrote it |
+//! | [`dead_letters`] | how many dead letters there are, and of which kinds |
 //! | [`lane`] | which records may be processed at the same time |
 //! | [`due_queue`] | which record is due next |
 //! | [`pending`] | which of the records that wait are held in memory |
 //! | [`offsets`] | which offset is safe to commit |
 //! | [`commit_metadata`] | finished offsets above the committed one, as text |
+//! | [`lag`] | how much of a topic is not processed yet |
+//! | [`group`] | what changed in a consumer group, and why |
 //! | [`rebalance`] | which steps are one rebalance |
 //! | [`round`] | what may be routed together, and what is committed with it |
 //! | [`tally`] | how many records a partition holds |
+//! | [`stats`] | what a worker says of itself |
 //! | [`switch`] | which of several settings of a switch holds |
 
 pub mod breaker;
 pub mod commit_metadata;
+pub mod dead_letter;
+pub mod dead_letters;
 pub mod decide;
 pub mod due_queue;
 pub mod envelope;
 pub mod expression;
 pub mod failure;
+pub mod group;
 pub mod http;
+pub mod lag;
 pub mod lane;
 pub mod offsets;
 pub mod pace;
@@ -48,6 +57,7 @@ pub mod rebalance;
 pub mod record;
 pub mod round;
 pub mod rules;
+pub mod stats;
 pub mod switch;
 pub mod tally;
 pub mod time;

@@ -4,7 +4,10 @@
 
 pub mod connection;
 pub mod counter;
+pub mod dead_letters;
 pub mod embedded;
+pub mod groups;
 pub mod observer;
+pub mod reader;
 pub mod record;
 pub mod topics;

@@ -8,8 +8,8 @@
 //!  are to stay)   referred to)                           apply)               when validation fails)
 //! ```
 //!
-//! `reconcile` is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. Workers
-//! are never talked to: what they do is in their Deployments and in Kafka.
+//! `reconcile` is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. What becomes of
+//! the records of a pipeline that was reconciled, `lookout` says: it asks Kafka and the workers.
 
 pub(crate) mod apply;
 pub(crate) mod build;
@@ -20,6 +20,7 @@ pub(crate) mod error;
 mod events;
 mod http;
 mod lease;
+pub(crate) mod lookout;
 mod metrics;
 pub(crate) mod names;
 pub(crate) mod observe;

@@ -119,7 +119,7 @@ impl Worker {
         let scribe = Scribe {
             pipeline: pipeline.name.clone(),
             stage,
-            worker: name,
+            worker: name.clone(),
             format: pipeline.dead_letter_format,
             stack_trace_max_bytes: pipeline.stack_trace_max_bytes,
         };
@@ -132,8 +132,9 @@ impl Worker {
             Context::new(pipeline.clone(), stage, processor, metrics.clone(), to_settle, refetch, failed.clone());
         let (unsettled, context) = (context.unsettled.clone(), Arc::new(context));
         let group = Group::new(context.clone(), Handle::current());
-        let consumer: BaseConsumer<Group> =
-            connection.consumer(group_id, &pipeline.membership, &identity).create_with_context(group)?;
+        let mut config = connection.consumer(group_id, &pipeline.membership, &identity);
+        // Whoever describes the group sees which worker a member is.
+        let consumer: BaseConsumer<Group> = config.set("client.id", &name).create_with_context(group)?;
         let consumer = Arc::new(consumer);
         let member = Member::new(Arc::downgrade(&consumer));
         let id = format!("{group_id}-{identity}");

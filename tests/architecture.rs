@@ -62,7 +62,7 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
             "reqwest",
         ],
     ),
-    ("operator", &["crate::worker", "crate::plugin", "crate::dev", "crate::cli", "rdkafka", "reqwest"]),
+    ("operator", &["crate::worker", "crate::plugin", "crate::dev", "crate::cli", "rdkafka"]),
     // The plugin only reads: what would write is not named either.
     (
         "plugin",

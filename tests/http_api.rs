@@ -260,6 +260,8 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     let loads = [Arc::new(Load::new(100)), Arc::new(Load::new(100))];
     loads[0].set_pending(1, 0, 0, Some(Timestamp(1_705_314_600_000)));
     loads[1].set_pending(2, 0, 0, Some(Timestamp(1_705_314_601_000)));
+    loads[0].set_read(9);
+    loads[0].set_at_end();
     let _charge = loads[1].charge(100);
     main.set_assigned(4, Some(loads[1].clone()));
     retry.set_assigned(0, Some(loads[0].clone()));
@@ -280,7 +282,8 @@ async fn stats_are_those_of_the_stages_and_their_sums() {
     assert_eq!((&retry["topic"], &retry["groupId"]), (&json!("orders.retry"), &json!("orders-retry-group")));
     assert_eq!(retry["buffered"], json!({"records": 4, "bytes": 100}));
     assert_eq!(retry["latenessMs"], json!({"p50": 7, "p99": 7, "max": 7}));
-    assert_eq!(retry["assignment"], json!([0, 2]));
+    let partition = |of: i32, offset: Option<i64>, at_end: bool, records: u64, pending: u64| json!({"partition": of, "nextOffset": offset, "atEnd": at_end, "records": records, "pending": pending, "paused": null});
+    assert_eq!(retry["partitions"], json!([partition(0, Some(9), true, 1, 1), partition(2, None, false, 3, 2)]));
     let open = json!({"state": "open", "reason": reason(), "nextProbe": "2024-01-15T10:30:00Z"});
     assert_eq!(stats["stages"][0]["circuitBreaker"], open);
     assert_eq!(retry["circuitBreaker"], json!({"state": "halfOpen", "reason": reason(), "nextProbe": null}));

@@ -12,6 +12,8 @@ mod topic_operator;
 mod failures;
 #[path = "operator/kafka.rs"]
 mod kafka;
+#[path = "operator/records.rs"]
+mod records;
 #[path = "operator/replicas.rs"]
 mod replicas;
 #[path = "operator/topics.rs"]

@@ -100,7 +100,7 @@ async fn at_the_window_the_partition_is_paused_and_the_stats_say_why() {
     let engine = Engine::start_stages(kafka(), &pipeline, &[Stage::Retry]).await;
     let paused = async || {
         let (_, stats) = engine.get("/api/v1/stats").await;
-        (stats["stages"][0]["paused"]["0"] == "Records").then_some(())
+        (stats["stages"][0]["partitions"][0]["paused"] == "Records").then_some(())
     };
     eventually("the stats say that the window is full", paused).await;
     let (_, metrics) = engine.get("/metrics").await;

@@ -29,6 +29,9 @@ pub use pipeline::{DeletionPolicy, Delivery, ErrorHandlingPipeline, ErrorHandlin
 pub use processor::{Processor, Rule};
 pub use retry::{InPlace, Retry, RetryMode, RetryTopic, Strategy};
 pub use retry_rule::RetryRule;
-pub use status::{ErrorHandlingPipelineStatus, StageStatus, TopicStatus};
+pub use status::{
+    CauseStatus, DeadLettersStatus, ErrorHandlingPipelineStatus, GroupStatus, GroupsStatus, MemberStatus,
+    RebalanceStatus, RebalancesStatus, StageStatus, TopicStatus,
+};
 pub use template::{ContainerTemplate, MetadataTemplate, PodTemplate, Template};
 pub use topic::{Adopt, Topic};

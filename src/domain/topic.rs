@@ -1,6 +1,7 @@
 //! How a topic that exists compares with the one that is asked for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::pipeline::TopicPlan;
 
@@ -41,6 +42,29 @@ pub fn differences(plan: &TopicPlan, found: &TopicShape) -> Vec<String> {
         }
     }
     differences
+}
+
+/// What endangers the dead letters in a topic, in sentences: there may be none. `longest_delay` is that of the retry policy.
+pub fn dangers(name: &str, found: &TopicShape, longest_delay: Duration, brokers: usize) -> Vec<String> {
+    let mut dangers = vec![];
+    if found.config.get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+        dangers.push(format!(
+            "`{name}` is compacted, which keeps one dead letter of each key: set cleanup.policy to delete"
+        ));
+    }
+    let retention =
+        found.config.get("retention.ms").and_then(|text| text.parse::<i64>().ok()).filter(|millis| *millis >= 0);
+    if let Some(millis) =
+        retention.filter(|millis| u128::try_from(*millis).is_ok_and(|kept| kept < longest_delay.as_millis()))
+    {
+        dangers.push(format!(
+            "`{name}` keeps records for {millis} ms, which is less than a retry may wait ({longest_delay:?}): raise retention.ms"
+        ));
+    }
+    if found.replicas == Some(1) && brokers > 1 {
+        dangers.push(format!("`{name}` has one replica, on one of {brokers} brokers: raise replicas"));
+    }
+    dangers
 }
 
 #[cfg(test)]

@@ -109,6 +109,8 @@ impl Connection {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "earliest")
             .set("isolation.level", "read_committed")
+            // How far behind a stage is, only its end tells: markers of transactions take offsets after the last record.
+            .set("enable.partition.eof", "true")
             // What librdkafka fetches ahead is not under the engine's own cap on buffered bytes: keep it small.
             .set("queued.max.messages.kbytes", "16384")
             // With so small a queue it is full often; the default would then fetch nothing for a second.

@@ -4,19 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::connection::Connection;
+use super::reader::{Next, read};
 use crate::domain::tally::Tally;
 
-/// How long Kafka may take to answer a question, or to send the next record.
+/// How long Kafka may take to answer a question.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it may take to read what came since the last time. What was read is counted the next time.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Counts records.
 #[derive(Clone)]
@@ -63,43 +66,17 @@ impl Reader {
             }
             tally.forget_below(low);
             if tally.next() < high {
-                behind.insert(partition, high);
+                behind.insert(partition, tally.next()..high);
             }
         }
-        if !behind.is_empty() {
-            let read = read(&self.consumer, topic, tallies, behind);
-            // Or it would go on to fetch.
-            self.consumer.unassign()?;
-            read?;
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let complete = read(&self.consumer, topic, behind, deadline, |next| match next {
+            Next::Record(message) => tallies.entry(message.partition()).or_default().note(message.offset()),
+            Next::End(partition, end) => tallies.entry(partition).or_default().read_up_to(end),
+        })?;
+        if !complete {
+            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
         }
         Ok(tallies.values().map(Tally::count).sum())
     }
-}
-
-/// Reads partitions to their ends.
-fn read(
-    consumer: &BaseConsumer,
-    topic: &str,
-    tallies: &mut BTreeMap<i32, Tally>,
-    mut behind: BTreeMap<i32, i64>,
-) -> KafkaResult<()> {
-    let mut list = TopicPartitionList::new();
-    for partition in behind.keys() {
-        let next = tallies.get(partition).map_or(0, Tally::next);
-        list.add_partition_offset(topic, *partition, Offset::Offset(next))?;
-    }
-    consumer.assign(&list)?;
-    while !behind.is_empty() {
-        match consumer.poll(TIMEOUT) {
-            Some(Ok(message)) => tallies.entry(message.partition()).or_default().note(message.offset()),
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                if let Some(end) = behind.remove(&partition) {
-                    tallies.entry(partition).or_default().read_up_to(end);
-                }
-            }
-            Some(Err(error)) => return Err(error),
-            None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
-        }
-    }
-    Ok(())
 }

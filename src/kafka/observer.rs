@@ -1,12 +1,21 @@
 //! Asks a cluster what it holds, and whether it can be reached at all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaResult;
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{Offset, TopicPartitionList};
+
+pub use rdkafka::error::KafkaError;
 
 use super::connection::Connection;
+use super::dead_letters::Logs;
+use super::groups::{self, Committed};
+use crate::domain::group::GroupView;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -25,7 +34,7 @@ pub enum Reachability {
 }
 
 /// Asking about one topic costs the same however many the cluster has; whether it exists does not matter.
-const ANY_TOPIC: &str = "__consumer_offsets";
+pub(super) const ANY_TOPIC: &str = "__consumer_offsets";
 
 /// A client that only asks.
 #[derive(Clone)]
@@ -38,7 +47,10 @@ impl Observer {
     pub fn new(connection: &Connection) -> KafkaResult<Self> {
         // This client reconnects every second while a broker is away; its complaints would drown everything else, and
         // whoever asks gets the error anyway.
-        Ok(Self { client: Arc::new(connection.observer().set("log_level", "2").create()?) })
+        let mut config = connection.observer();
+        // A partition ends where it does for a stage.
+        config.set("log_level", "2").set("isolation.level", "read_committed");
+        Ok(Self { client: Arc::new(config.create()?) })
     }
 
     /// Whether the cluster answers.
@@ -58,6 +70,68 @@ impl Observer {
             Ok(metadata.topics().iter().any(|topic| topic.error().is_none()))
         })
         .await
+    }
+
+    /// The partitions of every topic that have a leader.
+    pub async fn partitions(&self) -> Result<BTreeMap<String, Vec<i32>>, KafkaError> {
+        self.ask(|client| {
+            let metadata = client.fetch_metadata(None, TIMEOUT)?;
+            let led = |topic: &MetadataTopic| {
+                let led = topic.partitions().iter().filter(|partition| partition.leader() >= 0);
+                (topic.name().to_owned(), led.map(|partition| partition.id()).collect())
+            };
+            Ok(metadata.topics().iter().map(led).collect())
+        })
+        .await
+    }
+
+    /// Where the logs of partitions start, and where that ends which was committed. It asks each broker twice, however many
+    /// partitions there are.
+    pub async fn logs(&self, partitions: BTreeSet<(Arc<str>, i32)>) -> Result<Logs, KafkaError> {
+        if partitions.is_empty() {
+            return Ok(Logs::new());
+        }
+        self.ask(move |client| {
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for (topic, partition) in &partitions {
+                list.add_partition(topic, *partition);
+            }
+            // In this call an offset stands for a time, the beginning for that of the first record, the end for the end.
+            let mut ask = |time| {
+                list.set_all_offsets(time)?;
+                let answer = client.offsets_for_times(list.clone(), TIMEOUT)?;
+                let offset = |e: &TopicPartitionListElem<'_>| e.error().is_ok().then(|| e.offset().to_raw()).flatten();
+                Ok::<_, KafkaError>(
+                    answer
+                        .elements()
+                        .iter()
+                        .map(|e| ((e.topic().to_owned(), e.partition()), offset(e)))
+                        .collect::<BTreeMap<_, _>>(),
+                )
+            };
+            let (starts, ends) = (ask(Offset::Beginning)?, ask(Offset::End)?);
+            let log = |(topic, partition): (Arc<str>, i32)| {
+                let place = (topic.to_string(), partition);
+                let (start, end) = (starts.get(&place).copied().flatten()?, ends.get(&place).copied().flatten()?);
+                Some(((topic, partition), start..end.max(start)))
+            };
+            Ok(partitions.into_iter().filter_map(log).collect())
+        })
+        .await
+    }
+
+    /// Describes groups, each with what it is or why that is not known.
+    pub async fn describe(
+        &self,
+        groups: BTreeSet<String>,
+    ) -> Result<BTreeMap<String, Result<GroupView, KafkaError>>, KafkaError> {
+        let described = self.ask(move |client| groups::describe(client, &groups, TIMEOUT)).await?;
+        Ok(described.into_iter().map(|(group, view)| (group, view.map_err(KafkaError::GroupListFetch))).collect())
+    }
+
+    /// What a group has committed.
+    pub async fn committed(&self, group: String) -> Result<Committed, KafkaError> {
+        self.ask(move |client| groups::committed(client, &group, TIMEOUT)).await
     }
 
     /// librdkafka's questions block: they are asked on a thread that may.

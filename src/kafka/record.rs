@@ -20,8 +20,13 @@ pub fn to_record(message: &BorrowedMessage<'_>, topic: &Arc<str>) -> Record {
         timestamp: message.timestamp().to_millis().map(Timestamp),
         key: message.key().map(Bytes::copy_from_slice),
         value: message.payload().map(Bytes::copy_from_slice),
-        headers: message.headers().map(copy_headers).unwrap_or_default(),
+        headers: to_headers(message),
     }
+}
+
+/// Copies the headers of a message out of librdkafka's memory.
+pub fn to_headers(message: &BorrowedMessage<'_>) -> Vec<Header> {
+    message.headers().map(copy_headers).unwrap_or_default()
 }
 
 /// Puts a record into librdkafka's terms. Its partition follows from its key, its timestamp is the time of sending.

@@ -1,6 +1,6 @@
 //! What every reconcile shares.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,9 +13,11 @@ use super::OperatorSettings;
 use super::dereference::{Sight, Stored};
 use super::error::Error;
 use super::lease::Lease;
+use super::lookout::Watched;
 use super::metrics::Metrics;
 use super::names::FIELD_MANAGER;
 use super::strimzi::Strimzi;
+use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::kafka::connection::Connection;
 use crate::kafka::topics::{TopicError, Topics};
 
@@ -48,6 +50,8 @@ pub struct Context {
     failures: Mutex<HashMap<Option<String>, u32>>,
     /// Connections, by the Kafka's address, and when each was last asked for.
     kafkas: Mutex<HashMap<String, (Topics, Instant)>>,
+    /// The pipelines whose records are looked at, by their uids.
+    watched: Mutex<HashMap<String, Arc<Watched>>>,
 }
 
 impl Context {
@@ -71,12 +75,39 @@ impl Context {
             pipelines,
             failures: Mutex::default(),
             kafkas: Mutex::default(),
+            watched: Mutex::default(),
         }
     }
 
     /// Says before each write whether this replica may still make it.
     pub fn may_write(&self) -> Result<(), Error> {
         if self.lease.is_held() { Ok(()) } else { Err(Error::LeaseLost) }
+    }
+
+    /// Has the records of a pipeline looked at from now on.
+    pub fn watch(&self, watched: Watched) {
+        lock(&self.watched).insert(watched.uid.clone(), Arc::new(watched));
+    }
+
+    /// The Kafkas on which there are such pipelines.
+    pub fn watched_kafkas(&self) -> BTreeSet<String> {
+        let known: HashSet<_> = self.pipelines().iter().filter_map(|stored| stored.uid()).collect();
+        let mut watched = lock(&self.watched);
+        watched.retain(|uid, _| known.contains(uid));
+        self.metrics.seen.retain(|uid| known.contains(uid));
+        watched.values().map(|watched| watched.bootstrap_servers.clone()).collect()
+    }
+
+    /// The pipelines on a Kafka whose records are looked at.
+    pub fn watched(&self, bootstrap_servers: &str) -> Vec<Arc<Watched>> {
+        let watched = lock(&self.watched);
+        watched.values().filter(|watched| watched.bootstrap_servers == bootstrap_servers).cloned().collect()
+    }
+
+    /// A pipeline as it is now, unless it is gone or on its way out.
+    pub fn pipeline(&self, uid: &str) -> Option<ErrorHandlingPipeline> {
+        let stored = self.pipelines().into_iter().find(|stored| stored.uid().as_deref() == Some(uid))?;
+        stored.0.as_ref().ok().filter(|object| object.metadata.deletion_timestamp.is_none()).cloned()
     }
 
     /// How often in a row a pipeline could not be reconciled.

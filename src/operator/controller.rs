@@ -3,6 +3,7 @@
 //! that is not as it should be, a Service that a processor names.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{PredicateConfig, WatchStreamExt, watcher};
 use kube::{Client, Resource, ResourceExt};
 use tracing::warn;
 
@@ -23,6 +24,7 @@ use super::context::Context;
 use super::dereference::Stored;
 use super::error::Error;
 use super::lease::Lease;
+use super::lookout;
 use super::metrics::Metrics;
 use super::names::{self, PIPELINE_LABEL};
 use super::reconcile::reconcile;
@@ -67,7 +69,7 @@ pub async fn run(
             }
         })
     });
-    futures::future::join_all(runs).await;
+    tokio::join!(futures::future::join_all(runs), lookout::run(context.clone(), &settings.namespaces));
 }
 
 fn on_error(stored: Arc<Stored>, error: &Error, context: Arc<Context>) -> Action {
@@ -93,8 +95,11 @@ impl Place {
     fn controller(&self, strimzi: Option<&Strimzi>) -> Controller<Stored> {
         let every = watcher::Config::default;
         let made = || watcher::Config::default().labels(PIPELINE_LABEL);
-        let controller = Controller::new(self.api::<Stored>(), every());
-        let store = controller.store();
+        let (store, writer) = reflector::store();
+        // What is written of records wakes nobody: it comes every few seconds, and changes nothing that is asked for.
+        let changes = watcher(self.api::<Stored>(), every()).reflect(writer).applied_objects();
+        let changes = changes.predicate_filter(asked_for, PredicateConfig::default());
+        let controller = Controller::for_stream(changes, store.clone());
         let (pipelines, known_topics) = (store.clone(), KnownTopics::default());
         // Of everything but the pipelines only the metadata is watched: whoever is woken reads what it needs.
         let controller = controller
@@ -148,6 +153,21 @@ impl Place {
             None => Api::all_with(client, resource),
         }
     }
+}
+
+/// A hash of what a reconcile is about: all but what is said of records.
+fn asked_for(stored: &Stored) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let meta = stored.meta();
+    (&meta.uid, meta.generation, &meta.labels, &meta.annotations, meta.deletion_timestamp.is_some()).hash(&mut hasher);
+    match &stored.0 {
+        Ok(object) => {
+            let status = object.status.as_ref().map(lookout::status::others);
+            serde_json::to_string(&status).unwrap_or_default().hash(&mut hasher);
+        }
+        Err(unreadable) => (&meta.resource_version, &unreadable.error).hash(&mut hasher),
+    }
+    Some(hasher.finish())
 }
 
 /// The topics of each pipeline as they were last seen, by its uid.

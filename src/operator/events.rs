@@ -12,6 +12,7 @@ use super::names;
 use super::status::{self, READY, WARNING};
 use super::validate::{TopicStep, ValidatedPipeline};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
+use crate::domain::group::{Rebalance, RebalanceReason};
 
 /// The longest note that the API server takes, with room to spare.
 const NOTE_LENGTH: usize = 1_000;
@@ -60,6 +61,17 @@ pub async fn topics_made_anew(context: &Context, validated: &ValidatedPipeline, 
             publish(context, &object.object_ref(&()), EventType::Warning, "TopicDeleted", &note).await;
         }
     }
+}
+
+/// Says that partitions moved within a group of a pipeline.
+pub async fn rebalanced(context: &Context, object: &ErrorHandlingPipeline, group_id: &str, rebalance: &Rebalance) {
+    let Rebalance { reason, who, members_before, members_after, partitions_moved } = rebalance;
+    let who = if who.is_empty() { String::new() } else { format!(" ({})", who.join(", ")) };
+    let note = format!(
+        "{group_id}: {reason}{who}: {members_before} members before, {members_after} after, {partitions_moved} partitions moved"
+    );
+    let kind = if *reason == RebalanceReason::MemberTimedOut { EventType::Warning } else { EventType::Normal };
+    publish(context, &object.object_ref(&()), kind, "Rebalance", &note).await;
 }
 
 /// Writes an event about an object.

@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tower::util::MapRequestLayer;
 
+use super::lookout::metrics::Seen;
+
 /// What the operator counts.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -16,6 +18,8 @@ pub struct Metrics {
     reconciles: Family<OutcomeLabel, Counter>,
     /// Requests to the API server.
     api_requests: Family<MethodLabel, Counter>,
+    /// What is seen of records.
+    pub seen: Seen,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -36,14 +40,16 @@ impl Metrics {
 
     /// All of them in Prometheus' text format; `held` is whether this replica acts.
     pub fn encode(&self, held: bool) -> String {
-        let mut registry = Registry::with_prefix("lazaret_operator");
+        let mut all = Registry::with_prefix("lazaret");
+        let registry = all.sub_registry_with_prefix("operator");
         registry.register("reconciles", "Reconciles, by how they ended", self.reconciles.clone());
         registry.register("api_requests", "Requests to the API server, watches among them", self.api_requests.clone());
         let acts = prometheus_client::metrics::gauge::ConstGauge::new(i64::from(held));
         registry.register("is_leader", "1 if this replica acts, 0 if it stands by", acts);
+        self.seen.register(&mut all);
         let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = text::encode(&mut text, &registry);
+        let _ = text::encode(&mut text, &all);
         text
     }
 }

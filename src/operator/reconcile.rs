@@ -18,6 +18,7 @@ use super::context::Context;
 use super::dereference::Stored;
 use super::error::{Error, Said};
 use super::events;
+use super::lookout::{self, Watched};
 use super::names::FIELD_MANAGER;
 use super::status::{self, Outcome};
 use super::{apply, dereference, observe, release, validate};
@@ -86,6 +87,7 @@ async fn outcome(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Resu
         Ok(validated) => validated,
         Err(invalid) => return Ok(Outcome::Invalid(invalid.reason(), invalid.to_string())),
     };
+    context.watch(Watched::new(&validated));
     events::topics_made_anew(context, &validated, &found).await;
     let kafka_topics = apply::apply_topics(context, &validated).await?;
     let topics = observe::topics(&validated, &found, &kafka_topics);
@@ -124,8 +126,9 @@ fn next(outcome: &Outcome) -> Action {
 
 /// Writes the status if it says something new, and an event if a person would want to know.
 async fn say(context: &Context, object: &ErrorHandlingPipeline, outcome: &Outcome) -> Result<(), Error> {
-    let status = status::status(object, outcome, Timestamp::now());
-    if object.status.as_ref() == Some(&status) {
+    // What is said of records is somebody else's.
+    let status = lookout::status::others(&status::status(object, outcome, Timestamp::now()));
+    if object.status.as_ref().map(lookout::status::others).as_ref() == Some(&status) {
         return Ok(());
     }
     context.may_write()?;

@@ -169,7 +169,8 @@ fn workers_verdict(stages: &[Option<StageState>; 2]) -> Verdict {
     }
 }
 
-fn condition(
+/// A condition that says so. Its time is that of its last change.
+pub fn condition(
     generation: Option<i64>,
     before: &[Condition],
     of_type: &str,

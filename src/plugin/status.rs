@@ -1,6 +1,7 @@
 //! Says how pipelines are, in the few lines that a person needs at three in the morning. Pure: it is handed the objects.
 
 mod next;
+mod records;
 
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -12,6 +13,7 @@ use crate::api::v1alpha1::{ErrorHandlingPipeline, StageStatus};
 use crate::domain::provenance::Stage;
 use crate::operator::build::deployment_name;
 use crate::operator::dereference::Stored;
+use crate::operator::lookout::conditions::{ALARMS, DEAD_LETTERS_PRESENT, NEW_ERROR_TYPE};
 use crate::operator::observe::StageState;
 use crate::operator::status::{PROGRESSING, READY, WARNING, find};
 
@@ -45,9 +47,10 @@ pub fn list(pipelines: &[Stored], namespace: Option<&str>, now: Timestamp) -> St
             None => "There is no pipeline.\n".to_owned(),
         };
     }
-    let titles = ["NAMESPACE", "NAME", "READY", "REASON", "TOPIC", "CONSUMERS", "RETRY", "AGE"].map(str::to_owned);
+    let titles = ["NAMESPACE", "NAME", "READY", "REASON", "LAG", "RETRYING", "DLT", "CONSUMERS", "RETRY", "AGE"];
+    let titles = titles.map(str::to_owned);
     let rows = std::iter::once(titles).chain(pipelines.iter().map(|stored| row(stored, now)));
-    let shown = |row: [String; 8]| row.into_iter().skip(usize::from(namespace.is_some())).collect();
+    let shown = |row: [String; 10]| row.into_iter().skip(usize::from(namespace.is_some())).collect();
     let mut lines = columns(&rows.map(shown).collect::<Vec<_>>());
     let notes = notes(pipelines, namespace.is_none());
     if !notes.is_empty() {
@@ -57,12 +60,12 @@ pub fn list(pipelines: &[Stored], namespace: Option<&str>, now: Timestamp) -> St
     text(&lines)
 }
 
-fn row(stored: &Stored, now: Timestamp) -> [String; 8] {
+fn row(stored: &Stored, now: Timestamp) -> [String; 10] {
     let (namespace, name) = (stored.namespace().unwrap_or_default(), stored.name_any());
     let made = stored.creation_timestamp().map(|made| since(made.0, now)).unwrap_or_default();
     let Ok(object) = &stored.0 else {
         let dash = || "-".to_owned();
-        return [namespace, name, "False".into(), "Unreadable".into(), dash(), dash(), dash(), made];
+        return [namespace, name, "False".into(), "Unreadable".into(), dash(), dash(), dash(), dash(), dash(), made];
     };
     let (ready, reason) = match ready(object) {
         Some(Condition { status, reason, .. }) => (status.clone(), reason.clone()),
@@ -70,7 +73,10 @@ fn row(stored: &Stored, now: Timestamp) -> [String; 8] {
     };
     let workers = |state: Option<StageState>| state.map_or("-".to_owned(), |state| workers(&state));
     let [consumers, retry] = reported(object).map(workers);
-    [namespace, name, ready, reason, object.spec.topic.name.clone(), consumers, retry, made]
+    let number = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let status = object.status.clone().unwrap_or_default();
+    let letters = number(status.dead_letters.map(|letters| letters.total));
+    [namespace, name, ready, reason, number(status.lag), number(status.retrying), letters, consumers, retry, made]
 }
 
 /// What has to be said of the pipelines of a list, beyond their lines. `of_all` namespaces: a name alone is not enough.
@@ -112,12 +118,15 @@ pub fn page(page: &Page, now: Timestamp) -> String {
     let stages = page.stages.clone().unwrap_or_else(|| reported(object));
     let mut lines = heading(object, now);
     section(&mut lines, "Conditions", conditions(object, now));
+    section(&mut lines, "Records", records::records(object, now));
     section(&mut lines, "Topics", topics(object));
     let mut workers = workers_of(object, &stages);
     if page.stages.is_none() {
         workers.push("as last reported: you may not look at Deployments and pods here".to_owned());
     }
     section(&mut lines, "Workers", workers);
+    section(&mut lines, "Groups", records::groups(object));
+    section(&mut lines, "Rebalances", records::rebalances(object, now));
     match &page.events {
         Some(found) => section(&mut lines, "Events", events(found, now)),
         None => section(&mut lines, "Events", vec!["not shown: you may not look at events here".to_owned()]),
@@ -158,6 +167,10 @@ fn conditions(object: &ErrorHandlingPipeline, now: Timestamp) -> Vec<String> {
             WARNING => status == "True",
             // It says what the heading says.
             PROGRESSING => false,
+            // The section on records says so.
+            DEAD_LETTERS_PRESENT => false,
+            NEW_ERROR_TYPE => status == "True",
+            alarm if ALARMS.contains(&alarm) => status == "True",
             _ => status != "True",
         };
         if !is_bad || said.is_some_and(|said| said == condition) {

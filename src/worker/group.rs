@@ -105,6 +105,7 @@ impl Group {
         let (inbox, receiver) = mpsc::unbounded_channel();
         let load = Arc::new(Load::new(self.context.partition_records()));
         let (stop, next) = (CancellationToken::new(), offsets.watermark());
+        next.into_iter().for_each(|next| load.set_read(next));
         let offsets = Arc::new(Mutex::new(offsets));
         self.held.insert(id, member_id.clone());
         let message = ToSettle::Assigned { assignment: id, partition, offsets: offsets.clone(), load: load.clone() };

@@ -30,6 +30,8 @@ pub struct Load {
     pending_bytes: AtomicUsize,
     next_due: AtomicI64,
     paused: AtomicUsize,
+    next_offset: AtomicI64,
+    at_end: AtomicBool,
 }
 
 /// Why no more of a partition is read for now.
@@ -58,6 +60,9 @@ impl fmt::Display for Pause {
 
 const NEVER: i64 = i64::MAX;
 
+/// Stands for the offset after the last record that was read before there was one.
+const UNREAD: i64 = -1;
+
 impl Load {
     /// Nothing, of a partition that may hold so many records.
     pub fn new(limit: usize) -> Self {
@@ -71,6 +76,8 @@ impl Load {
             pending_bytes: AtomicUsize::new(0),
             next_due: AtomicI64::new(NEVER),
             paused: AtomicUsize::new(0),
+            next_offset: AtomicI64::new(UNREAD),
+            at_end: AtomicBool::new(false),
         }
     }
 
@@ -125,6 +132,27 @@ impl Load {
     /// Why the partition is paused, `None` while it is read.
     pub fn paused(&self) -> Option<Pause> {
         self.paused.load(Relaxed).checked_sub(1).map(|index| Pause::ALL[index])
+    }
+
+    /// Says that everything below this offset was read.
+    pub fn set_read(&self, next_offset: i64) {
+        self.at_end.store(false, Relaxed);
+        self.next_offset.store(next_offset, Relaxed);
+    }
+
+    /// Says that there is nothing more to read for now.
+    pub fn set_at_end(&self) {
+        self.at_end.store(true, Relaxed);
+    }
+
+    /// The offset after the last record that was read, `None` before the first.
+    pub fn next_offset(&self) -> Option<i64> {
+        Some(self.next_offset.load(Relaxed)).filter(|offset| *offset != UNREAD)
+    }
+
+    /// Whether there was nothing more to read when it was last looked for.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end.load(Relaxed) && self.paused().is_none()
     }
 
     /// Records held, or waiting to become due.

@@ -159,6 +159,12 @@ impl Source {
         while count < BATCH && bytes < BATCH_BYTES {
             let message = match self.consumer.poll(timeout) {
                 Some(Ok(message)) => message,
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    batch.take().into_iter().for_each(|batch| self.hand_over(batch));
+                    let assigned = self.group().assigned();
+                    assigned.get(&partition).into_iter().for_each(|assigned| assigned.load.set_at_end());
+                    continue;
+                }
                 Some(Err(error)) => {
                     self.report(&error);
                     break;
@@ -207,6 +213,7 @@ impl Source {
         let mut assigned = self.group().assigned();
         let Some(assigned) = assigned.get_mut(&batch.partition) else { return };
         (assigned.next, assigned.last) = (Some(last + 1), last_time);
+        assigned.load.set_read(last + 1);
         let now = clock::now();
         let work = |record: Record| Work {
             past: self.context.past_of(&record, now),

@@ -52,6 +52,8 @@ make_box() {
   ip link add "$link" type veth peer name eth0 netns "$init"
   ip address add "$host_ip/30" dev "$link"
   ip link set "$link" up
+  # An operator that runs outside of the box asks workers, too. The route goes with the link.
+  ip route add "$pod_network" via "$node_ip"
   nsenter -t "$init" -n sh -ec "ip address add $node_ip/30 dev eth0; ip link set eth0 up; ip route add default via $host_ip"
   in_box sysctl -qw net.ipv4.ip_forward=1 net.ipv4.tcp_orphan_retries=1
   touch "$state/box-is-made"

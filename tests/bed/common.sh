@@ -20,6 +20,7 @@ lazaret_image=lazaret.dev/lazaret:$lazaret_version
 link=lazaret0
 host_ip=172.31.255.1
 node_ip=172.31.255.2
+pod_network=10.244.0.0/24
 node=lazaret-bed # the name of the box's host, of its Kubernetes node and of its cgroups
 
 say() { echo "bed: $*" >&2; }

@@ -42,10 +42,10 @@ use crate::api::schema;
     ),
     printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].reason"}"#,
-    // Filled once the records in the topics are counted.
     printcolumn = r#"{"name": "Lag", "type": "integer", "jsonPath": ".status.lag"}"#,
     printcolumn = r#"{"name": "Retrying", "type": "integer", "jsonPath": ".status.retrying"}"#,
-    printcolumn = r#"{"name": "DLT", "type": "integer", "jsonPath": ".status.deadLetters"}"#,
+    printcolumn = r#"{"name": "DLT", "type": "integer", "jsonPath": ".status.deadLetters.total"}"#,
+    printcolumn = r#"{"name": "Rebalances", "type": "integer", "jsonPath": ".status.rebalances.count"}"#,
     printcolumn = r#"{"name": "Topic", "type": "string", "jsonPath": ".spec.topic.name", "priority": 1}"#,
     printcolumn = r#"{"name": "Consumers", "type": "integer", "jsonPath": ".status.consumer.readyReplicas", "priority": 1}"#,
     printcolumn = r#"{"name": "Message", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Ready\")].message", "priority": 1}"#,

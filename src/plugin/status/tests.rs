@@ -39,6 +39,7 @@ fn status(conditions: &[Value]) -> Value {
         "observedGeneration": 2, "conditions": conditions,
         "topics": [topic("orders", true), topic("orders.retry", false), topic("orders.dlt", false)],
         "consumer": {"replicas": 3, "readyReplicas": 1}, "retry": {"replicas": 1, "readyReplicas": 1},
+        "lag": 7, "retrying": 2, "deadLetters": {"total": 0},
     })
 }
 
@@ -93,6 +94,10 @@ fn workers_that_crash_are_a_page_that_ends_with_their_log() {
       Warning is True for 4m, ServiceNotFound
         there is no Service `orders` in the namespace `shop`
 
+    Records
+      7 ready and not processed; 2 in the retry topic
+      no dead letters
+
     Topics
       NAME          KAFKATOPIC    READY
       orders        orders        yes
@@ -123,6 +128,75 @@ fn a_pipeline_that_is_ready_is_a_short_page_with_nothing_to_do() {
     for word in ["Conditions", "Events", "What to do next"] {
         assert!(!text.contains(word), "{text}");
     }
+}
+
+#[test]
+fn what_the_records_are_up_to_is_a_part_of_the_page() {
+    let mut status = ready_status();
+    let at = |seconds: u32| format!("2030-01-01T00:06:{seconds:02}Z");
+    let cause = |error_type: &str, reason: Option<&str>, count: u32| json!({"errorType": error_type, "reason": reason, "count": count, "newest": at(30)});
+    let member =
+        |client: &str, partitions: &str| json!({"client": client, "host": "10.0.0.7", "partitions": partitions});
+    status["nextDue"] = "2030-01-01T00:08:05Z".into();
+    status["deadLetters"] = json!({
+        "total": 14, "lastHour": 3, "oldest": at(0), "newest": at(30), "ofOtherCauses": 2,
+        "causes": [cause("ValidationException", Some("Permanent"), 9), cause("java.io.IOException", None, 3)],
+    });
+    status["groups"] = json!({
+        "main": {"groupId": "orders-consumer-group", "state": "Stable", "committedLag": 7,
+            "members": [member("orders-consumer-1", "0-2"), member("orders-consumer-2", "")]},
+        "retry": {"groupId": "orders-retry-group", "state": "Empty", "committedLag": 40, "members": []},
+    });
+    status["rebalances"] = json!({"count": 5, "perHour": 1, "last": at(10), "recent": [{
+        "time": at(10), "groupId": "orders-consumer-group", "reason": "MemberJoined", "members": ["orders-consumer-2"],
+        "membersBefore": 1, "membersAfter": 2, "partitionsMoved": 3, "seconds": 2,
+    }]});
+    status["conditions"].as_array_mut().unwrap().extend([
+        condition("DeadLettersPresent", "True", "DeadLetters", "14 dead letters"),
+        condition("ConsumerStuck", "True", "NoProgress", "nothing was finished"),
+        condition("RebalanceStorm", "False", "AsItShouldBe", ""),
+        condition("CountsCurrent", "False", "KafkaUnreachable", "Kafka does not answer"),
+    ]);
+    let text = shown(&status, [state(Stage::Main, 3, 3, None), state(Stage::Retry, 1, 1, None)]);
+    insta::assert_snapshot!(text, @r"
+    orders in kafka: ready for 4m, Ready
+      records are processed
+
+    Conditions
+      ConsumerStuck is True for 4m, NoProgress
+        nothing was finished
+      CountsCurrent is False for 4m, KafkaUnreachable
+        Kafka does not answer
+
+    Records
+      7 ready and not processed; 2 in the retry topic, the next one in 65s
+      14 dead letters, 3 of the last hour; the oldest 60s old, the newest 30s
+        ERROR TYPE           REASON     COUNT  NEWEST
+        ValidationException  Permanent  9      30s
+        java.io.IOException  -          3      30s
+        and 2 of other causes
+
+    Topics
+      NAME          KAFKATOPIC    READY
+      orders        orders        yes
+      orders.retry  orders.retry  no
+      orders.dlt    orders.dlt    no
+
+    Workers
+      STAGE  DEPLOYMENT       READY
+      main   orders-consumer  3/3
+      retry  orders-retry     1/1
+
+    Groups
+      GROUP                  STATE   LAG (COMMITTED)  MEMBER             PARTITIONS
+      orders-consumer-group  Stable  7                orders-consumer-1  0-2
+                                                      orders-consumer-2  -
+      orders-retry-group     Empty   40               no member
+
+    Rebalances
+      5 seen, 1 within the last hour
+      50s  MemberJoined  1 -> 2 members, 3 partitions moved  orders-consumer-group  orders-consumer-2
+    ");
 }
 
 #[test]
@@ -193,11 +267,11 @@ fn a_list_has_a_line_for_each_and_names_what_needs_a_look() {
         serde_json::from_value(unreadable).unwrap(),
     ];
     insta::assert_snapshot!(list(&pipelines, None, now()), @r"
-    NAMESPACE  NAME  READY    REASON        TOPIC   CONSUMERS  RETRY  AGE
-    kafka      fine  True     Ready         orders  1/3        1/1    7m
-    kafka      bad   False    TopicDiffers  orders  1/3        1/1    7m
-    kafka      new   Unknown  NotSeenYet    orders  -          -      7m
-    shop       old   False    Unreadable    -       -          -
+    NAMESPACE  NAME  READY    REASON        LAG  RETRYING  DLT  CONSUMERS  RETRY  AGE
+    kafka      fine  True     Ready         7    2         0    1/3        1/1    7m
+    kafka      bad   False    TopicDiffers  7    2         0    1/3        1/1    7m
+    kafka      new   Unknown  NotSeenYet    -    -         -    -          -      7m
+    shop       old   False    Unreadable    -    -         -    -          -
 
     shop/old cannot be read: Missing field kafka; apply it anew
     The operator has not looked at kafka/new yet. Is it running?
@@ -208,7 +282,7 @@ fn a_list_has_a_line_for_each_and_names_what_needs_a_look() {
     let of_one = list(&pipelines[..1], Some("kafka"), now());
     assert_eq!(
         of_one,
-        "NAME  READY  REASON  TOPIC   CONSUMERS  RETRY  AGE\nfine  True   Ready   orders  1/3        1/1    7m\n"
+        "NAME  READY  REASON  LAG  RETRYING  DLT  CONSUMERS  RETRY  AGE\nfine  True   Ready   7    2         0    1/3        1/1    7m\n"
     );
 }
 

@@ -1,0 +1,82 @@
+//! Reads dead letter topics, to count what is in them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message;
+
+use super::connection::Connection;
+use super::reader::{Next, read};
+use super::record::to_headers;
+use crate::domain::dead_letter::Cause;
+use crate::domain::dead_letters::DeadLetters;
+use crate::domain::time::Timestamp;
+
+/// Where each partition of a topic starts and ends.
+pub type Logs = BTreeMap<(Arc<str>, i32), Range<i64>>;
+
+/// Reads dead letters. Clones share a client.
+#[derive(Clone)]
+pub struct DeadLetterReader(Arc<Mutex<BaseConsumer>>);
+
+impl DeadLetterReader {
+    /// Prepares to read. Nothing is sent yet.
+    pub fn new(connection: &Connection) -> KafkaResult<Self> {
+        Ok(Self(Arc::new(Mutex::new(connection.reader().create()?))))
+    }
+
+    /// Brings the count up to what is in these logs, as far as `patience` goes. Returns it, and whether it is complete.
+    pub async fn catch_up(
+        &self,
+        letters: DeadLetters,
+        logs: Logs,
+        patience: Duration,
+    ) -> (DeadLetters, KafkaResult<bool>) {
+        let consumer = self.0.clone();
+        let letters = Arc::new(Mutex::new(letters));
+        let mine = letters.clone();
+        let work = move || {
+            let consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
+            catch_up(
+                &consumer,
+                &mut mine.lock().unwrap_or_else(PoisonError::into_inner),
+                &logs,
+                Instant::now() + patience,
+            )
+        };
+        // It fails only when the runtime ends.
+        let result = tokio::task::spawn_blocking(work).await.unwrap_or(Err(KafkaError::Canceled));
+        let letters = std::mem::take(&mut *letters.lock().unwrap_or_else(PoisonError::into_inner));
+        (letters, result)
+    }
+}
+
+fn catch_up(consumer: &BaseConsumer, letters: &mut DeadLetters, logs: &Logs, deadline: Instant) -> KafkaResult<bool> {
+    let mut behind: BTreeMap<&Arc<str>, BTreeMap<i32, Range<i64>>> = BTreeMap::new();
+    for ((topic, partition), log) in logs {
+        if log.end < letters.next(topic, *partition) {
+            letters.restart(topic, *partition);
+        }
+        letters.forget_below(topic, *partition, log.start);
+        let next = letters.next(topic, *partition);
+        if next < log.end {
+            behind.entry(topic).or_default().insert(*partition, next..log.end);
+        }
+    }
+    let mut complete = true;
+    for (topic, behind) in behind {
+        complete &= read(consumer, topic, behind, deadline, |next| match next {
+            Next::Record(message) => {
+                let at = Timestamp(message.timestamp().to_millis().unwrap_or(0));
+                let cause = Cause::of(&to_headers(message));
+                letters.note(topic, message.partition(), message.offset(), at, cause);
+            }
+            Next::End(partition, end) => letters.read_up_to(topic, partition, end),
+        })?;
+    }
+    Ok(complete)
+}

@@ -1,0 +1,65 @@
+//! Reads what a topic holds from one offset to another, as somebody who reads only what was committed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+/// How long Kafka may take to send the next record.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What came next.
+pub enum Next<'a> {
+    /// A record.
+    Record(&'a BorrowedMessage<'a>),
+    /// There is nothing more in this partition below this offset.
+    End(i32, i64),
+}
+
+/// Reads the partitions of a topic, each from where its range starts to where it ends, until `deadline`. Returns whether all
+/// was read. It blocks. The consumer is one that says where a partition ends, and has no assignment afterwards.
+pub fn read(
+    consumer: &BaseConsumer,
+    topic: &Arc<str>,
+    mut behind: BTreeMap<i32, Range<i64>>,
+    deadline: Instant,
+    mut take: impl FnMut(Next<'_>),
+) -> KafkaResult<bool> {
+    if behind.is_empty() {
+        return Ok(true);
+    }
+    let mut list = TopicPartitionList::new();
+    for (partition, range) in &behind {
+        list.add_partition_offset(topic, *partition, Offset::Offset(range.start))?;
+    }
+    consumer.assign(&list)?;
+    let mut next = || {
+        while !behind.is_empty() && Instant::now() < deadline {
+            let ended = match consumer.poll(PATIENCE) {
+                Some(Ok(message)) => {
+                    let partition = message.partition();
+                    let is_last = behind.get(&partition).is_some_and(|range| message.offset() + 1 >= range.end);
+                    take(Next::Record(&message));
+                    is_last.then_some(partition)
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
+                Some(Err(error)) => return Err(error),
+                None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
+            };
+            if let Some((partition, range)) = ended.and_then(|partition| behind.remove_entry(&partition)) {
+                take(Next::End(partition, range.end));
+            }
+        }
+        Ok(behind.is_empty())
+    };
+    let read = next();
+    // Or it would go on to fetch.
+    consumer.unassign()?;
+    read
+}

@@ -1,0 +1,326 @@
+//! What is known of one pipeline's records, and how that is kept up to date.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
+use serde_json::json;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::kafka::Kafka;
+use super::stage::StageLookout;
+use super::view::View;
+use super::workers::Workers;
+use super::{FIELD_MANAGER, Watched, conditions, status};
+use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, RebalancesStatus};
+use crate::domain::dead_letters::{DeadLetters, HOUR, Summary};
+use crate::domain::pipeline::TopicPlan;
+use crate::domain::provenance::Stage;
+use crate::domain::time::Timestamp;
+use crate::kafka::dead_letters::Logs;
+use crate::operator::context::Context;
+use crate::operator::events;
+use crate::operator::status::find;
+
+/// How long a pipeline in which nothing moves is left alone.
+const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long one is looked at every time after something moved.
+const ACTIVE: Duration = Duration::from_secs(15);
+
+/// The time between two writes of a status, and between two of one in which nobody would notice a difference.
+const WRITE_INTERVAL: Duration = Duration::from_secs(3);
+const QUIET_WRITE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long dead letters are read before others have their turn.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked at how the dead letter topics are set up.
+const TOPICS_INTERVAL: Duration = Duration::from_secs(300);
+
+/// How many rebalances are remembered to be counted.
+const REBALANCES: usize = 1_000;
+
+/// One pipeline.
+pub struct PipelineLookout {
+    context: Arc<Context>,
+    workers: Workers,
+    watched: Arc<Watched>,
+    /// How far its topics reached at the last look.
+    logs: Logs,
+    letters: DeadLetters,
+    counted: Option<Summary>,
+    /// Whether all dead letters of the last look were read.
+    complete: bool,
+    stages: [StageLookout; 2],
+    rebalances: Option<RebalancesStatus>,
+    /// When the rebalances of the last hour were seen.
+    rebalanced: Vec<Timestamp>,
+    unsafe_topics: Vec<String>,
+    topics_seen: Option<Instant>,
+    looked: Option<Instant>,
+    active_until: Instant,
+    written: Option<Instant>,
+}
+
+impl PipelineLookout {
+    pub fn new(context: Arc<Context>, workers: Workers, watched: Arc<Watched>) -> Self {
+        let stages = [Stage::Main, Stage::Retry].map(|stage| StageLookout::new(&watched.pipeline, stage));
+        Self {
+            context,
+            workers,
+            watched,
+            logs: Logs::new(),
+            letters: DeadLetters::default(),
+            counted: None,
+            complete: false,
+            stages,
+            rebalances: None,
+            rebalanced: vec![],
+            unsafe_topics: vec![],
+            topics_seen: None,
+            looked: None,
+            active_until: Instant::now(),
+            written: None,
+        }
+    }
+
+    /// Takes note that the pipeline was reconciled. What it is about may be something else now.
+    pub fn set_watched(&mut self, watched: Arc<Watched>) {
+        if self.watched.generation != watched.generation {
+            let names = |watched: &Watched| {
+                let source = |stage| watched.pipeline.source(stage);
+                [Stage::Main, Stage::Retry].map(|stage| (source(stage).topic.clone(), source(stage).group_id.clone()))
+            };
+            if names(&self.watched) != names(&watched) {
+                self.stages = [Stage::Main, Stage::Retry].map(|stage| StageLookout::new(&watched.pipeline, stage));
+            }
+            if letter_topics(&self.watched) != letter_topics(&watched) {
+                (self.letters, self.complete) = (DeadLetters::default(), false);
+            }
+            self.topics_seen = None;
+        }
+        self.watched = watched;
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.watched.name
+    }
+
+    /// The topics that it is about.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.watched.pipeline.topics.iter().map(|topic| &*topic.name)
+    }
+
+    /// When it was last looked at.
+    pub fn looked(&self) -> Option<Instant> {
+        self.looked
+    }
+
+    /// Whether there is something to look at: records came or went, it was reconciled, something is under way, or it was not
+    /// looked at for long.
+    pub fn is_due(&self, logs: &Logs, now: Instant) -> bool {
+        let Some(looked) = self.looked else { return true };
+        now < self.active_until
+            || self.watched.stirred > looked
+            || now - looked > IDLE_INTERVAL
+            || self.logs != self.logs_of(logs)
+    }
+
+    /// Looks, and writes down what is worth it.
+    pub async fn look(&mut self, kafka: &Kafka, logs: &Logs) {
+        let (now, at) = (Timestamp(k8s_openapi::jiff::Timestamp::now().as_millisecond()), Instant::now());
+        let Some(object) = self.context.pipeline(&self.watched.uid) else { return };
+        let before = object.status.clone().unwrap_or_default();
+        let mine = self.logs_of(logs);
+        let moved = mine != self.logs || self.watched.stirred > self.looked.unwrap_or(at);
+        self.looked = Some(at);
+        self.logs = mine;
+        self.count_letters(kafka, now).await;
+        self.look_at_topics().await;
+        let mut rebalances = self.rebalances.take().unwrap_or_else(|| {
+            let told = before.rebalances.clone().unwrap_or_default();
+            self.rebalanced =
+                told.recent.iter().map(|rebalance| Timestamp(rebalance.time.0.as_millisecond())).collect();
+            told
+        });
+        let mut seen = vec![];
+        for stage in &mut self.stages {
+            let pods = self.workers.of(&self.watched.namespace, &self.watched.name, stage.stage());
+            let rebalance = stage.look(kafka, &self.logs, &pods, &self.workers, now).await;
+            seen.extend(rebalance.map(|(rebalance, seconds)| (stage.group_id().to_owned(), rebalance, seconds)));
+        }
+        for (group_id, rebalance, seconds) in &seen {
+            status::add_rebalance(&mut rebalances, group_id, rebalance, *seconds, now);
+            self.rebalanced.push(now);
+        }
+        self.rebalanced.retain(|at| now.since(*at) < HOUR);
+        self.rebalanced.truncate(REBALANCES);
+        rebalances.per_hour = status::per_hour(&self.rebalanced, now);
+        let view = self.view();
+        self.rebalances = Some(rebalances.clone());
+        let is_busy = view.main().ready() + view.retry().ready() > 0
+            || !self.complete
+            || self.stages.iter().any(StageLookout::is_unsettled);
+        if moved || is_busy || !seen.is_empty() {
+            self.active_until = at + ACTIVE;
+        }
+        let after = status::status(&before, &view, &rebalances, self.watched.generation, now);
+        self.context.metrics.seen.set(&self.watched, view, &after);
+        self.write(&object, &before, after).await;
+        for (group_id, rebalance, _) in &seen {
+            events::rebalanced(&self.context, &object, group_id, rebalance).await;
+        }
+    }
+
+    /// Says that the counts are no longer of now.
+    pub async fn kafka_is_silent(&mut self, error: &str) {
+        let now = Timestamp(k8s_openapi::jiff::Timestamp::now().as_millisecond());
+        let Some(object) = self.context.pipeline(&self.watched.uid) else { return };
+        let before = object.status.clone().unwrap_or_default();
+        let stale = status::stale(&before, error, self.watched.generation, now);
+        self.write(&object, &before, stale).await;
+        self.active_until = Instant::now() + ACTIVE;
+    }
+
+    fn logs_of(&self, logs: &Logs) -> Logs {
+        let of = |name: &str| {
+            let name: Arc<str> = Arc::from(name);
+            logs.range((name.clone(), 0)..=(name, i32::MAX))
+                .map(|(place, log)| (place.clone(), log.clone()))
+                .collect::<Vec<_>>()
+        };
+        self.topics().flat_map(of).collect()
+    }
+
+    async fn count_letters(&mut self, kafka: &Kafka, now: Timestamp) {
+        let topics = letter_topics(&self.watched);
+        let logs: Logs = self
+            .logs
+            .iter()
+            .filter(|((topic, _), _)| topics.contains(topic))
+            .map(|(p, l)| (p.clone(), l.clone()))
+            .collect();
+        let (letters, result) = kafka.reader.catch_up(std::mem::take(&mut self.letters), logs, READ_PATIENCE).await;
+        self.letters = letters;
+        match result {
+            Ok(complete) => self.complete = complete,
+            Err(error) => {
+                self.complete = false;
+                debug!(pipeline = self.watched.name, %error, "dead letters could not be read");
+            }
+        }
+        self.letters.tidy(now);
+        // What is half read would be less than there is.
+        if self.complete {
+            self.counted = Some(self.letters.summary(now));
+        }
+    }
+
+    async fn look_at_topics(&mut self) {
+        if self.topics_seen.is_some_and(|seen| seen.elapsed() < TOPICS_INTERVAL) {
+            return;
+        }
+        let Ok(topics) = crate::operator::dereference::Sight::topics(&*self.context, &self.watched.bootstrap_servers)
+        else {
+            return;
+        };
+        let brokers = topics.brokers().await.unwrap_or(1);
+        let mut found = vec![];
+        let names = letter_topics(&self.watched);
+        for plan in self.watched.pipeline.topics.iter().filter(|plan| names.contains(&plan.name)) {
+            // What it is not allowed to see or does not exist is said elsewhere.
+            let Ok(Some(shape)) = topics.describe(&plan.name).await else { continue };
+            found.extend(crate::domain::topic::dangers(
+                &plan.name,
+                &shape,
+                self.watched.pipeline.policy.longest_delay(),
+                brokers,
+            ));
+        }
+        (self.unsafe_topics, self.topics_seen) = (found, Some(Instant::now()));
+    }
+
+    fn view(&self) -> View {
+        View {
+            stages: self.stages.each_ref().map(|stage| stage.view().clone()),
+            dead_letters: self.counted.clone(),
+            dead_letter_topics: letter_topics(&self.watched).iter().map(ToString::to_string).collect(),
+            unsafe_topics: self.unsafe_topics.clone(),
+        }
+    }
+
+    /// Writes what is new, unless it was only just written: it is written at the next look then.
+    async fn write(
+        &mut self,
+        object: &ErrorHandlingPipeline,
+        before: &ErrorHandlingPipelineStatus,
+        after: ErrorHandlingPipelineStatus,
+    ) {
+        let known = status::own(before);
+        if known == after {
+            return;
+        }
+        let pause = if status::is_noticeable(&known, &after) { WRITE_INTERVAL } else { QUIET_WRITE_INTERVAL };
+        if self.written.is_some_and(|written| written.elapsed() < pause) {
+            if pause == WRITE_INTERVAL {
+                self.active_until = Instant::now() + ACTIVE;
+            }
+            return;
+        }
+        if self.context.may_write().is_err() {
+            return;
+        }
+        self.written = Some(Instant::now());
+        let api: Api<ErrorHandlingPipeline> = Api::namespaced(self.context.client.clone(), &self.watched.namespace);
+        let patch = json!({
+            "apiVersion": ErrorHandlingPipeline::api_version(&()), "kind": ErrorHandlingPipeline::kind(&()),
+            "metadata": {"uid": object.uid()}, "status": status::fields(&after),
+        });
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        match api.patch_status(&self.watched.name, &parameters, &Patch::Apply(patch)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(refused)) if refused.is_not_found() || refused.is_conflict() => return,
+            Err(error) => {
+                warn!(pipeline = self.watched.name, %error, "what was counted could not be written into the status");
+                return;
+            }
+        }
+        for note in status::new_error_types(before, &after) {
+            events::publish(
+                &self.context,
+                &object.object_ref(&()),
+                EventType::Warning,
+                conditions::NEW_ERROR_TYPE,
+                &note,
+            )
+            .await;
+        }
+        for of_type in conditions::ALARMS {
+            let held = |status: &ErrorHandlingPipelineStatus| find(status, of_type).is_some_and(|c| c.status == "True");
+            if let Some(condition) = find(&after, of_type).filter(|_| held(&after) && !held(before)) {
+                events::publish(
+                    &self.context,
+                    &object.object_ref(&()),
+                    EventType::Warning,
+                    of_type,
+                    &condition.message,
+                )
+                .await;
+            }
+        }
+    }
+}
+
+/// The topics in which the pipeline's dead letters are.
+fn letter_topics(watched: &Watched) -> BTreeSet<Arc<str>> {
+    let sources: BTreeMap<_, _> =
+        [Stage::Main, Stage::Retry].map(|stage| (watched.pipeline.source(stage).topic.clone(), ())).into();
+    let is_one = |topic: &&TopicPlan| !sources.contains_key(&topic.name);
+    watched.pipeline.topics.iter().filter(is_one).map(|topic| topic.name.clone()).collect()
+}

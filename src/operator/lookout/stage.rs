@@ -1,0 +1,193 @@
+//! What is known of one stage of a pipeline.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::kafka::Kafka;
+use super::view::StageView;
+use super::workers::{WorkerPod, Workers};
+use crate::domain::commit_metadata;
+use crate::domain::group::{GroupView, Rebalance, compare};
+use crate::domain::lag::{HeldView, PartitionView};
+use crate::domain::offsets::Position;
+use crate::domain::pipeline::Pipeline;
+use crate::domain::provenance::Stage;
+use crate::domain::stats::{BreakerState, StageStats};
+use crate::domain::time::Timestamp;
+use crate::kafka::dead_letters::Logs;
+
+/// Why a worker reads no more of a partition, when that is because it holds so much.
+const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];
+
+/// How often a group at rest is described whose workers say nothing new.
+const GROUP_INTERVAL: Duration = Duration::from_secs(4);
+
+/// One stage of a pipeline.
+pub struct StageLookout {
+    stage: Stage,
+    view: StageView,
+    /// The group as it was when it was last at rest.
+    at_rest: Option<GroupView>,
+    unrest: Option<Timestamp>,
+    described: Option<Instant>,
+    /// What the workers said of their partitions when the group was described.
+    assignment: Vec<(String, Vec<i32>)>,
+    /// Up to where a worker had read each partition when it said that there was nothing more.
+    read_up_to: BTreeMap<i32, i64>,
+    /// What was finished of each partition, and since when nothing more was.
+    progress: BTreeMap<i32, (Option<Position>, Timestamp)>,
+}
+
+impl StageLookout {
+    pub fn new(pipeline: &Pipeline, stage: Stage) -> Self {
+        let source = pipeline.source(stage);
+        let view =
+            StageView { topic: source.topic.to_string(), group_id: source.group_id.clone(), ..StageView::default() };
+        Self {
+            stage,
+            view,
+            at_rest: None,
+            unrest: None,
+            described: None,
+            assignment: vec![],
+            read_up_to: BTreeMap::new(),
+            progress: BTreeMap::new(),
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub fn group_id(&self) -> &str {
+        &self.view.group_id
+    }
+
+    pub fn view(&self) -> &StageView {
+        &self.view
+    }
+
+    /// Whether a rebalance is on its way, or the group is not known yet.
+    pub fn is_unsettled(&self) -> bool {
+        self.unrest.is_some() || self.at_rest.is_none()
+    }
+
+    /// Looks at the stage. Returns the rebalance that ended since the last look, and for how many seconds it was seen.
+    pub async fn look(
+        &mut self,
+        kafka: &Kafka,
+        logs: &Logs,
+        pods: &[WorkerPod],
+        workers: &Workers,
+        now: Timestamp,
+    ) -> Option<(Rebalance, i64)> {
+        let (stats, committed) =
+            tokio::join!(workers.stats(pods), kafka.observer.committed(self.view.group_id.clone()));
+        let stats: Vec<_> = stats.into_iter().filter(|stats| stats.group_id == self.view.group_id).collect();
+        match committed {
+            Ok(committed) => {
+                let of_topic = committed.into_iter().filter(|((topic, _), _)| *topic == self.view.topic);
+                let position = |(offset, metadata): (i64, String)| Position {
+                    committed: offset,
+                    finished: commit_metadata::decode(offset, &metadata).unwrap_or_default(),
+                };
+                let committed = of_topic.map(|((_, partition), commit)| (partition, position(commit))).collect();
+                self.see(logs, &stats, committed, now);
+            }
+            Err(error) => debug!(group = self.view.group_id, %error, "what is committed is not known"),
+        }
+        self.view.is_unheard =
+            self.stage == Stage::Retry && stats.is_empty() && pods.iter().any(|pod| pod.address.is_some());
+        self.view.restarts = pods.iter().map(|pod| pod.restarts).sum();
+        self.look_at_group(kafka, pods, &stats, now).await
+    }
+
+    fn see(&mut self, logs: &Logs, stats: &[StageStats], committed: BTreeMap<i32, Position>, now: Timestamp) {
+        let mut held = BTreeMap::new();
+        for partition in stats.iter().flat_map(|stats| &stats.partitions) {
+            // The ends were asked for before the workers were: what a worker has read since is counted as held.
+            let end = logs.iter().find(|((topic, of), _)| **topic == *self.view.topic && *of == partition.partition);
+            if let Some((_, log)) = end.filter(|_| partition.at_end) {
+                self.read_up_to.insert(partition.partition, log.end);
+            }
+            let known = self.read_up_to.get(&partition.partition).copied().unwrap_or(0);
+            let Some(next) = partition.next_offset else { continue };
+            let view = HeldView { read_up_to: next.max(known), records: partition.records, pending: partition.pending };
+            held.insert(partition.partition, view);
+        }
+        let of_topic = logs.iter().filter(|((topic, _), _)| **topic == *self.view.topic);
+        self.view.partitions = of_topic
+            .map(|((_, partition), log)| {
+                let (committed, held) = (committed.get(partition).cloned(), held.get(partition).copied());
+                (*partition, PartitionView { log: log.clone(), committed, held })
+            })
+            .collect();
+        self.view.stuck = self.stuck(now);
+        self.view.next_due = stats.iter().filter_map(|stats| stats.counts.next_due).min();
+        let breakers = stats.iter().filter_map(|stats| stats.circuit_breaker.as_ref());
+        let mut open = breakers.filter(|breaker| breaker.state != BreakerState::Closed);
+        self.view.circuit_open =
+            open.next().map(|breaker| (breaker.reason.clone().unwrap_or_default(), breaker.next_probe));
+        let paused = stats.iter().flat_map(|stats| &stats.partitions);
+        self.view.saturated = paused
+            .filter_map(|partition| Some((partition.partition, partition.paused.clone()?)))
+            .filter(|(_, why)| SATURATED.contains(&why.as_str()))
+            .collect();
+    }
+
+    /// The partitions in which something is ready, and since when nothing was finished there.
+    fn stuck(&mut self, now: Timestamp) -> BTreeMap<i32, (Timestamp, i64)> {
+        let mut stuck = BTreeMap::new();
+        for (partition, view) in &self.view.partitions {
+            let known = self.progress.entry(*partition).or_insert_with(|| (view.committed.clone(), now));
+            if known.0 != view.committed || view.ready() == 0 {
+                *known = (view.committed.clone(), now);
+            }
+            if let Some(offset) = view.blocked_at().filter(|_| known.1 < now) {
+                stuck.insert(*partition, (known.1, offset));
+            }
+        }
+        stuck
+    }
+
+    async fn look_at_group(
+        &mut self,
+        kafka: &Kafka,
+        pods: &[WorkerPod],
+        stats: &[StageStats],
+        now: Timestamp,
+    ) -> Option<(Rebalance, i64)> {
+        let mut assignment: Vec<(String, Vec<i32>)> = pods.iter().map(|pod| (pod.name.clone(), vec![])).collect();
+        let read = |stats: &StageStats| stats.partitions.iter().map(|partition| partition.partition).collect();
+        assignment.extend(stats.iter().map(|stats| (String::new(), read(stats))));
+        assignment.sort();
+        let is_fresh = self.described.is_some_and(|described| described.elapsed() < GROUP_INTERVAL);
+        if is_fresh && assignment == self.assignment && !self.is_unsettled() {
+            return None;
+        }
+        let group = self.view.group_id.clone();
+        let described = kafka.observer.describe([group.clone()].into()).await;
+        let group = match described.map(|mut described| described.remove(&group)) {
+            Ok(Some(Ok(group))) => group,
+            Ok(Some(Err(error))) | Err(error) => {
+                debug!(group, %error, "the group could not be described");
+                return None;
+            }
+            Ok(None) => return None,
+        };
+        (self.described, self.assignment) = (Some(Instant::now()), assignment);
+        self.view.group = Some(group.clone());
+        if !group.is_at_rest() {
+            self.unrest.get_or_insert(now);
+            return None;
+        }
+        let seconds =
+            self.unrest.take().map_or(0, |since| i64::try_from(now.since(since).as_secs()).unwrap_or(i64::MAX));
+        let before = self.at_rest.replace(group.clone())?;
+        let is_alive = |client: &str| pods.iter().any(|pod| pod.name == client);
+        compare(&before, &group, is_alive).map(|rebalance| (rebalance, seconds))
+    }
+}

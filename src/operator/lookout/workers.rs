@@ -1,0 +1,107 @@
+//! What the workers of a pipeline say of themselves, and which of them run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::Api;
+use kube::runtime::reflector::{Store, store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+
+use crate::domain::provenance::Stage;
+use crate::domain::stats::{StageStats, Stats};
+use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
+
+/// The port of a worker's HTTP API.
+const PORT: u16 = 8080;
+
+/// How long a worker may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The pods of all pipelines. Clones share what is known of them.
+#[derive(Clone)]
+pub struct Workers {
+    pods: Arc<[Store<Pod>]>,
+    http: reqwest::Client,
+}
+
+/// A worker's pod.
+#[derive(Clone, Debug)]
+pub struct WorkerPod {
+    /// Its name, which is the worker's.
+    pub name: String,
+    /// Its address, once it has one.
+    pub address: Option<String>,
+    /// How often its containers were started again.
+    pub restarts: i32,
+}
+
+impl Workers {
+    /// The workers in these namespaces (none: all), and what has to be polled for them to be known.
+    pub fn watch(
+        client: &Client,
+        namespaces: &[String],
+    ) -> Result<(Self, impl Future<Output = ()> + use<>), reqwest::Error> {
+        let apis: Vec<Api<Pod>> = match namespaces {
+            [] => vec![Api::all(client.clone())],
+            namespaces => namespaces.iter().map(|namespace| Api::namespaced(client.clone(), namespace)).collect(),
+        };
+        let watched = apis.into_iter().map(|api| {
+            let (reader, writer) = store();
+            let pods = watcher(api, watcher::Config::default().labels(PIPELINE_LABEL)).default_backoff().modify(strip);
+            // A watch that breaks is taken up again by itself.
+            (reader, pods.reflect(writer).for_each(|_| std::future::ready(())))
+        });
+        let (readers, watches): (Vec<_>, Vec<_>) = watched.unzip();
+        // Pods speak plain HTTP, so an image without any certificates will do.
+        let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().tls_certs_only([]).build()?;
+        let watch = async move { drop(futures::future::join_all(watches).await) };
+        Ok((Self { pods: readers.into(), http }, watch))
+    }
+
+    /// The pods of a stage that are not on their way out.
+    pub fn of(&self, namespace: &str, pipeline: &str, stage: Stage) -> Vec<WorkerPod> {
+        let stage = stage.to_string();
+        let is_one = |pod: &Arc<Pod>| {
+            let label = |name: &str| pod.labels().get(name).map(String::as_str);
+            pod.namespace().as_deref() == Some(namespace)
+                && (label(PIPELINE_LABEL), label(STAGE_LABEL)) == (Some(pipeline), Some(&stage))
+                && pod.metadata.deletion_timestamp.is_none()
+        };
+        let worker = |pod: Arc<Pod>| {
+            let status = pod.status.as_ref();
+            let containers = status.into_iter().flat_map(|status| status.container_statuses.iter().flatten());
+            WorkerPod {
+                name: pod.name_any(),
+                address: status.and_then(|status| status.pod_ip.clone()),
+                restarts: containers.map(|container| container.restart_count).sum(),
+            }
+        };
+        self.pods.iter().flat_map(Store::state).filter(is_one).map(worker).collect()
+    }
+
+    /// What each of these workers says of its stage; nothing of one that does not answer.
+    pub async fn stats(&self, pods: &[WorkerPod]) -> Vec<StageStats> {
+        let ask = |pod: &WorkerPod| {
+            let (http, address) = (self.http.clone(), pod.address.clone());
+            async move {
+                let host =
+                    address.map(|address| if address.contains(':') { format!("[{address}]") } else { address })?;
+                let answer = http.get(format!("http://{host}:{PORT}/api/v1/stats")).send().await.ok()?;
+                let bytes = answer.error_for_status().ok()?.bytes().await.ok()?;
+                serde_json::from_slice::<Stats>(&bytes).ok()
+            }
+        };
+        let answers = futures::future::join_all(pods.iter().map(ask)).await;
+        answers.into_iter().flatten().flat_map(|stats| stats.stages).collect()
+    }
+}
+
+/// Keeps of a pod what is asked for here: there may be many.
+fn strip(pod: &mut Pod) {
+    pod.spec = None;
+    pod.metadata.managed_fields = None;
+    pod.metadata.annotations = None;
+}

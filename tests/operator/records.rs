@@ -1,0 +1,207 @@
+//! What the status says of records: dead letters, lag, what waits, who reads, and what moved.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use lazaret::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalanceStatus};
+use serde_json::json;
+
+use crate::site::{Site, in_site, metric};
+use crate::support::cluster::{kafka_from_here, wait_for};
+use crate::support::{eventually, topics};
+
+/// Waits for the status of a pipeline to say something.
+async fn says<T>(site: &Site, what: &str, probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>) -> T {
+    wait_for(&site.pipelines, "orders", what, |pipeline| probe(pipeline.status.as_ref()?)).await
+}
+
+/// Writes records with these amounts.
+async fn write(site: &Site, amounts: impl IntoIterator<Item = i64>) {
+    let producer = topics::producer(&kafka_from_here());
+    for amount in amounts {
+        let (key, value) = (amount.to_string(), json!({"amount": amount}).to_string());
+        topics::write(&producer, &site.named("orders"), Some(key.as_bytes()), Some(value.as_bytes()), None).await;
+    }
+}
+
+async fn scale(site: &Site, deployment: &str, replicas: i32) {
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    site.deployments.patch_scale(deployment, &PatchParams::default(), &patch).await.unwrap();
+}
+
+async fn pods(site: &Site) -> Vec<String> {
+    let labels = ListParams::default().labels("lazaret.dev/pipeline=orders,lazaret.dev/stage=main");
+    let pods: Api<Pod> = Api::namespaced(site.client.clone(), &site.namespace);
+    pods.list(&labels).await.unwrap().items.iter().map(ResourceExt::name_any).collect()
+}
+
+fn holds(status: &ErrorHandlingPipelineStatus, of_type: &str) -> Option<bool> {
+    let condition = status.conditions.iter().find(|condition| condition.type_ == of_type)?;
+    Some(condition.status == "True")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_through_retention_and_a_restart() {
+    in_site("letters", async |site| {
+        let mut operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        says(site, "counts nothing", |status| {
+            let known = (status.lag?, status.retrying?, status.dead_letters.as_ref()?.total);
+            (known == (0, 0, 0) && holds(status, "DeadLettersPresent") == Some(false)).then_some(())
+        })
+        .await;
+        write(site, -20..20).await;
+        let letters = says(site, "counts twenty dead letters", |status| {
+            let letters = status.dead_letters.clone()?;
+            (letters.total == 20 && status.lag == Some(0)).then_some(letters)
+        })
+        .await;
+        let [cause] = &letters.causes[..] else { panic!("one cause: {letters:?}") };
+        assert_eq!((&*cause.error_type, cause.reason.as_deref(), cause.count), ("E", Some("Permanent"), 20));
+        assert_eq!((letters.last_hour, letters.of_other_causes), (20, 0));
+        assert!(letters.oldest.is_some() && letters.oldest <= letters.newest, "{letters:?}");
+        let message = site.condition("orders", "DeadLettersPresent", "DeadLetters").await;
+        assert!(message.starts_with(&format!("20 dead letters in {}", site.named("orders.dlt"))), "{message}");
+        site.condition("orders", "NewErrorType", "NewErrorType").await;
+        eventually("an event tells of the new error type", async || {
+            site.events("orders").await.into_iter().find(|(reason, _)| reason == "NewErrorType")
+        })
+        .await;
+        assert_eq!(metric(&mut operator, "lazaret_dead_letters{"), 20);
+
+        // Retention takes what is below.
+        for partition in 0..3 {
+            let of_partition = topics::read_all(&kafka_from_here(), &site.named("orders.dlt"));
+            let middle = of_partition.iter().filter(|record| record.partition == partition).nth(2);
+            let Some(middle) = middle else { continue };
+            topics::delete_records(&kafka_from_here(), &site.named("orders.dlt"), partition, middle.offset).await;
+        }
+        let left = topics::read_all(&kafka_from_here(), &site.named("orders.dlt")).len() as i64;
+        assert!(left < 20, "{left}");
+        says(site, "counts what is left", |status| (status.dead_letters.as_ref()?.total == left).then_some(())).await;
+
+        drop(operator);
+        write(site, [-100]).await;
+        let _again = site.operator();
+        says(site, "counts one more", |status| (status.dead_letters.as_ref()?.total == left + 1).then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_its_next_attempt_is_retrying_and_no_lag() {
+    in_site("waits", async |site| {
+        let _operator = site.operator();
+        let more = format!(
+            "processor: {{rules: [{{when: value.amount < 0, error: 'E: later', retryable: true}}]}}\n\
+             retry: {{groupId: {}, strategy: Fixed, initialDelay: 1h, maxDelay: 1h}}",
+            site.named("retry")
+        );
+        site.apply(&site.pipeline("orders", &more)).await;
+        site.reason("orders", "Ready").await;
+        write(site, -5..5).await;
+        let due = says(site, "has five that wait", |status| {
+            let due = status.next_due.as_ref()?.0;
+            (status.retrying == Some(5) && status.lag == Some(0)).then_some(due)
+        })
+        .await;
+        let ahead = due.duration_since(k8s_openapi::jiff::Timestamp::now()).as_secs();
+        assert!((3_000..=3_600).contains(&ahead), "{ahead} s");
+        // Without a worker nobody says when they are due; they are all there still.
+        scale(site, "orders-retry", 0).await;
+        says(site, "has no member", |status| status.groups.as_ref()?.retry.members.is_empty().then_some(())).await;
+        says(site, "still has them", |status| (status.retrying? >= 5).then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_and_what_moved_is_in_the_status_and_in_an_event() {
+    in_site("moves", async |site| {
+        let operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let first = pods(site).await.remove(0);
+        says(site, "has one member", |status| {
+            let group = &status.groups.as_ref()?.main;
+            let [member] = &group.members[..] else { return None };
+            (group.state == "Stable" && member.client == first && member.partitions == "0-1").then_some(())
+        })
+        .await;
+        scale(site, "orders-consumer", 2).await;
+        let joined = says(site, "tells of a rebalance", |status| {
+            let rebalances = status.rebalances.as_ref()?;
+            // The first workers joined, too.
+            let joined =
+                |rebalance: &&RebalanceStatus| rebalance.reason == "MemberJoined" && rebalance.members_before == 1;
+            rebalances.recent.iter().find(joined).cloned()
+        })
+        .await;
+        assert_eq!((joined.members_before, joined.members_after, joined.partitions_moved), (1, 2, 1));
+        assert_eq!(joined.group_id, site.named("orders-main"));
+        let second = pods(site).await.into_iter().find(|pod| *pod != first).unwrap();
+        assert_eq!(joined.members, std::slice::from_ref(&second));
+        // Events of one reason are counted, not repeated: the note is that of the first.
+        let (_, note) = eventually("an event tells of rebalances", async || {
+            site.events("orders").await.into_iter().find(|(reason, _)| reason == "Rebalance")
+        })
+        .await;
+        assert!(note.contains("MemberJoined") && note.contains("members before"), "{note}");
+        let count = says(site, "counts it", |status| Some(status.rebalances.as_ref()?.count)).await;
+
+        // Whoever takes over goes on counting, and does not count what was there.
+        drop(operator);
+        let _again = site.operator();
+        scale(site, "orders-consumer", 1).await;
+        let rebalances = says(site, "tells of who left", |status| {
+            let rebalances = status.rebalances.clone()?;
+            (rebalances.recent.first()?.reason != "MemberJoined").then_some(rebalances)
+        })
+        .await;
+        assert!(rebalances.count > count, "{rebalances:?}");
+        assert_eq!(rebalances.recent.len() as i64, rebalances.count.min(10));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_nobody_reads_are_lag_and_after_a_minute_the_consumer_is_stuck() {
+    in_site("stuck", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let has_member = |status: &ErrorHandlingPipelineStatus| {
+            let group = &status.groups.as_ref()?.main;
+            (group.members.len() == 1 && group.state == "Stable").then_some(())
+        };
+        says(site, "has a member", has_member).await;
+        scale(site, "orders-consumer", 0).await;
+        says(site, "has no member", |status| status.groups.as_ref()?.main.members.is_empty().then_some(())).await;
+        write(site, 0..7).await;
+        says(site, "has seven records that nobody reads", |status| {
+            let committed = status.groups.as_ref()?.main.committed_lag;
+            (status.lag == Some(7) && committed == 7 && holds(status, "ConsumerStuck") != Some(true)).then_some(())
+        })
+        .await;
+        let stuck = crate::support::eventually_within(
+            std::time::Duration::from_secs(150),
+            "it is said to be stuck",
+            async || {
+                let pipeline = site.pipelines.get("orders").await.ok()?;
+                let conditions = pipeline.status?.conditions;
+                conditions.into_iter().find(|c| c.type_ == "ConsumerStuck" && c.status == "True")
+            },
+        )
+        .await;
+        assert_eq!(stuck.reason, "NoMembers");
+        assert!(stuck.message.contains("7 records are ready"), "{}", stuck.message);
+        assert!(stuck.message.ends_with("See docs/conditions/consumer-stuck.md."), "{}", stuck.message);
+        scale(site, "orders-consumer", 1).await;
+        says(site, "is at work again", |status| {
+            (status.lag == Some(0) && holds(status, "ConsumerStuck") == Some(false)).then_some(())
+        })
+        .await;
+    })
+    .await;
+}
