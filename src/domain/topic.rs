@@ -94,6 +94,18 @@ mod tests {
     }
 
     #[test]
+    fn dead_letters_are_in_danger_where_compaction_retention_or_a_lone_broker_may_take_them() {
+        let dangers = |config: &[(&str, &str)], delay, brokers| {
+            dangers("orders.dlt", &shape(3, config), Duration::from_secs(delay), brokers).len()
+        };
+        assert_eq!(dangers(&[("cleanup.policy", "delete"), ("retention.ms", "60000")], 60, 1), 0);
+        assert_eq!(dangers(&[("retention.ms", "-1")], 60, 1), 0, "kept for ever");
+        assert_eq!(dangers(&[("cleanup.policy", "compact,delete")], 60, 1), 1);
+        assert_eq!(dangers(&[("retention.ms", "59999")], 60, 1), 1);
+        assert_eq!(dangers(&[], 60, 3), 1, "one replica on one of three brokers");
+    }
+
+    #[test]
     fn every_difference_is_named_with_both_values() {
         let found = shape(6, &[("cleanup.policy", "compact")]);
         let named = differences(&TopicPlan { replicas: 3, ..plan() }, &found);

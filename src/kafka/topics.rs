@@ -12,7 +12,6 @@ use rdkafka::types::RDKafkaErrorCode;
 use tracing::info;
 
 use super::connection::{Connection, LogContext};
-use super::observer::ANY_TOPIC;
 use crate::domain::pipeline::TopicPlan;
 use crate::domain::topic::TopicShape;
 
@@ -79,13 +78,6 @@ impl Topics {
             }
         }
         Ok(())
-    }
-
-    /// How many brokers the cluster has.
-    pub async fn brokers(&self) -> Result<usize, TopicError> {
-        let admin = self.admin.clone();
-        let ask = move || Ok(admin.inner().fetch_metadata(Some(ANY_TOPIC), TIMEOUT)?.brokers().len());
-        tokio::task::spawn_blocking(ask).await.unwrap_or(Err(KafkaError::Canceled)).map_err(self.failed())
     }
 
     /// Describes a topic, if the cluster has it. Asking does not create it.

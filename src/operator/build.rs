@@ -4,5 +4,6 @@ mod pod;
 mod topics;
 mod workers;
 
+pub(super) use pod::worker_port;
 pub use topics::build_kafka_topics;
 pub use workers::{build_workers, deployment_name};

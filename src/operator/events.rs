@@ -71,7 +71,8 @@ pub async fn rebalanced(context: &Context, object: &ErrorHandlingPipeline, group
         "{group_id}: {reason}{who}: {members_before} members before, {members_after} after, {partitions_moved} partitions moved"
     );
     let kind = if *reason == RebalanceReason::MemberTimedOut { EventType::Warning } else { EventType::Normal };
-    publish(context, &object.object_ref(&()), kind, "Rebalance", &note).await;
+    // Events of one reason are counted, and keep the note of the first: each kind of rebalance has its own.
+    publish(context, &object.object_ref(&()), kind, &reason.to_string(), &note).await;
 }
 
 /// Writes an event about an object.

@@ -1,7 +1,7 @@
 //! Looks at what the records of every pipeline are up to, and says so in its status: dead letters, lag, groups, rebalances.
 //!
 //! A reconcile is about objects, and is woken by them; nobody tells of records, so every Kafka is asked at short intervals.
-//! For each there is one task with one client: two requests to each broker tell how far every topic reaches, and only of
+//! For each there is one task with two clients, one that asks and one that reads dead letters: two requests to each broker tell how far every topic reaches, and only of
 //! pipelines where something moves more is asked. What is found out is written by a field manager of its own, so that neither
 //! writer of a status is in the other's way.
 //!
@@ -38,6 +38,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::error;
 
+use super::build::worker_port;
 use super::context::Context;
 use super::validate::ValidatedPipeline;
 use crate::domain::pipeline::Pipeline;
@@ -65,6 +66,8 @@ pub struct Watched {
     pub pipeline: Pipeline,
     /// Where its Kafka is.
     pub bootstrap_servers: String,
+    /// The port of its workers' HTTP API.
+    pub worker_port: u16,
     /// When it was last reconciled: something about it may have changed.
     pub stirred: Instant,
 }
@@ -80,6 +83,7 @@ impl Watched {
             generation,
             pipeline: validated.pipeline.clone(),
             bootstrap_servers: validated.bootstrap_servers.clone(),
+            worker_port: worker_port(&validated.object),
             stirred: Instant::now(),
         }
     }

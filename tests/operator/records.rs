@@ -143,11 +143,12 @@ async fn who_reads_and_what_moved_is_in_the_status_and_in_an_event() {
         let second = pods(site).await.into_iter().find(|pod| *pod != first).unwrap();
         assert_eq!(joined.members, std::slice::from_ref(&second));
         // Events of one reason are counted, not repeated: the note is that of the first.
-        let (_, note) = eventually("an event tells of rebalances", async || {
-            site.events("orders").await.into_iter().find(|(reason, _)| reason == "Rebalance")
-        })
-        .await;
-        assert!(note.contains("MemberJoined") && note.contains("members before"), "{note}");
+        let event = |wanted: &'static str| {
+            eventually(wanted, async move || {
+                site.events("orders").await.into_iter().find(|(reason, _)| reason == wanted)
+            })
+        };
+        event("MemberJoined").await;
         let count = says(site, "counts it", |status| Some(status.rebalances.as_ref()?.count)).await;
 
         scale(site, "orders-consumer", 1).await;
@@ -156,6 +157,8 @@ async fn who_reads_and_what_moved_is_in_the_status_and_in_an_event() {
             (rebalances.recent.first()?.reason != "MemberJoined").then_some(rebalances)
         })
         .await;
+        let (_, note) = event("MemberLeft").await;
+        assert!(note.contains("2 members before, 1 after"), "{note}");
         assert!(rebalances.count > count, "{rebalances:?}");
         assert_eq!(rebalances.recent.len() as i64, rebalances.count.min(10));
     })

@@ -27,7 +27,7 @@ pub(super) fn config_map_name(pipeline: &str) -> String {
 }
 
 /// The port of a worker's HTTP API: 8080, unless the user's container in the same pod has that.
-pub(super) fn worker_port(object: &ErrorHandlingPipeline) -> u16 {
+pub(in crate::operator) fn worker_port(object: &ErrorHandlingPipeline) -> u16 {
     match &object.spec.processor.container {
         Some(container) if container.port == 8080 => 18080,
         _ => 8080,

@@ -89,7 +89,7 @@ fn current(view: &View) -> Verdict {
         false => (true, "Counted", "the counts are of now, or of a few seconds ago".to_owned()),
         true => {
             let message = format!(
-                "no worker of the retry stage answers the operator on port 8080: what is due in {} is not told from what \
+                "no worker of the retry stage answers the operator: what is due in {} is not told from what \
                  waits, and is not in the lag. See {}.",
                 view.retry().topic,
                 page(COUNTS_CURRENT)
@@ -156,10 +156,9 @@ fn stuck(view: &View, now: Timestamp) -> Found {
     let (topic, seconds) = (&stage.topic, now.since(*since).as_secs());
     let place = format!("{topic}, partition {partition}, offset {offset}");
     if stage.group.as_ref().is_some_and(|group| group.members.is_empty()) {
-        let deployment = crate::operator::build::deployment_name("NAME", of).replace("NAME-", "-");
         let message = format!(
-            "{} records are ready and the group `{}` has no member: nothing was finished for {seconds} s. Is the Deployment \
-             `…{deployment}` scaled to 0, or do its pods fail?",
+            "{} records are ready and the group `{}` has no member: nothing was finished for {seconds} s. Are the \
+             workers of the {of} stage scaled to 0, or do their pods fail?",
             stage.ready(),
             stage.group_id
         );
@@ -184,19 +183,20 @@ fn storm(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> Found {
     let count = recent.len();
     let of = |reason: RebalanceReason| recent.iter().filter(|rebalance| rebalance.reason == reason.to_string()).count();
     let what = format!("{count} rebalances within {} minutes", within.as_secs() / 60);
+    // A worker that crashes is back under another name, as one is that was taken for dead.
+    let restarts: i32 = view.stages.iter().map(|stage| stage.restarts).sum();
+    if 2 * usize::try_from(restarts).unwrap_or(0) >= count {
+        let message = format!(
+            "{what}; containers of the workers were started again {restarts} times: `kubectl logs --previous` says why they end."
+        );
+        return Some(("WorkersRestart", message));
+    }
     if 2 * of(RebalanceReason::MemberTimedOut) >= count {
         let message = format!(
             "{what}, because members are taken for dead: raise consumer.maxPollInterval if calls take long, \
              consumer.sessionTimeout if the network or the node is slow."
         );
         return Some(("MembersTimeOut", message));
-    }
-    let restarts: i32 = view.stages.iter().map(|stage| stage.restarts).sum();
-    if restarts > 0 {
-        let message = format!(
-            "{what}; containers of the workers were started again {restarts} times: `kubectl logs --previous` says why they end."
-        );
-        return Some(("WorkersRestart", message));
     }
     Some(("MembersComeAndGo", format!("{what}, because members come and go: is an autoscaler or a rollout at work?")))
 }
@@ -233,6 +233,7 @@ fn unsafe_topic(view: &View) -> Found {
     Some(("Unsafe", format!("{}.", view.unsafe_topics.join("; "))))
 }
 
-fn to_the_second(at: Timestamp) -> Timestamp {
+/// The same, without its fraction.
+pub fn to_the_second(at: Timestamp) -> Timestamp {
     Timestamp(at.0 - at.0.rem_euclid(1_000))
 }

@@ -100,7 +100,8 @@ impl KafkaLookout {
                 if self.answered.elapsed() > SILENCE {
                     let error = error.to_string();
                     let stale = self.pipelines.values_mut().map(|pipeline| pipeline.kafka_is_silent(&error));
-                    futures::future::join_all(stale).await;
+                    // What could not be written in time is written the next time.
+                    let _ = timeout(LOOK_TIMEOUT, futures::future::join_all(stale)).await;
                 }
             }
         }

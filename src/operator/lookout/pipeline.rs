@@ -1,6 +1,5 @@
 //! What is known of one pipeline's records, and how that is kept up to date.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +17,13 @@ use super::workers::Workers;
 use super::{FIELD_MANAGER, Watched, conditions, status};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, RebalancesStatus};
 use crate::domain::dead_letters::{DeadLetters, HOUR, Summary};
-use crate::domain::pipeline::TopicPlan;
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
+use crate::domain::topic::dangers;
 use crate::kafka::dead_letters::Logs;
 use crate::operator::context::Context;
+use crate::operator::dereference::Sight;
 use crate::operator::events;
-use crate::operator::status::find;
 
 /// How long a pipeline in which nothing moves is left alone.
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -99,7 +98,8 @@ impl PipelineLookout {
             if names(&self.watched) != names(&watched) {
                 self.stages = [Stage::Main, Stage::Retry].map(|stage| StageLookout::new(&watched.pipeline, stage));
             }
-            if letter_topics(&self.watched) != letter_topics(&watched) {
+            let letters = |watched: &Watched| watched.pipeline.policy.dead_letter_topics();
+            if letters(&self.watched) != letters(&watched) {
                 (self.letters, self.complete) = (DeadLetters::default(), false);
             }
             self.topics_seen = None;
@@ -142,16 +142,17 @@ impl PipelineLookout {
         self.looked = Some(at);
         self.logs = mine;
         self.count_letters(kafka, now).await;
-        self.look_at_topics().await;
-        let mut rebalances = self.rebalances.take().unwrap_or_else(|| {
+        self.look_at_topics(kafka).await;
+        // Not taken: a look may be given up at any time.
+        let mut rebalances = self.rebalances.clone().unwrap_or_else(|| {
             let told = before.rebalances.clone().unwrap_or_default();
-            self.rebalanced =
-                told.recent.iter().map(|rebalance| Timestamp(rebalance.time.0.as_millisecond())).collect();
+            let times = told.recent.iter().rev().map(|rebalance| rebalance.time.0.as_millisecond());
+            self.rebalanced = times.map(Timestamp).collect();
             told
         });
         let mut seen = vec![];
         for stage in &mut self.stages {
-            let pods = self.workers.of(&self.watched.namespace, &self.watched.name, stage.stage());
+            let pods = self.workers.of(&self.watched, stage.stage());
             let rebalance = stage.look(kafka, &self.logs, &pods, &self.workers, now).await;
             seen.extend(rebalance.map(|(rebalance, seconds)| (stage.group_id().to_owned(), rebalance, seconds)));
         }
@@ -160,7 +161,7 @@ impl PipelineLookout {
             self.rebalanced.push(now);
         }
         self.rebalanced.retain(|at| now.since(*at) < HOUR);
-        self.rebalanced.truncate(REBALANCES);
+        self.rebalanced.drain(..self.rebalanced.len().saturating_sub(REBALANCES));
         rebalances.per_hour = status::per_hour(&self.rebalanced, now);
         let view = self.view();
         self.rebalances = Some(rebalances.clone());
@@ -199,13 +200,9 @@ impl PipelineLookout {
     }
 
     async fn count_letters(&mut self, kafka: &Kafka, now: Timestamp) {
-        let topics = letter_topics(&self.watched);
-        let logs: Logs = self
-            .logs
-            .iter()
-            .filter(|((topic, _), _)| topics.contains(topic))
-            .map(|(p, l)| (p.clone(), l.clone()))
-            .collect();
+        let topics = self.watched.pipeline.policy.dead_letter_topics();
+        let mut logs = self.logs.clone();
+        logs.retain(|(topic, _), _| topics.contains(topic));
         let (letters, result) = kafka.reader.catch_up(std::mem::take(&mut self.letters), logs, READ_PATIENCE).await;
         self.letters = letters;
         match result {
@@ -222,26 +219,18 @@ impl PipelineLookout {
         }
     }
 
-    async fn look_at_topics(&mut self) {
+    async fn look_at_topics(&mut self, kafka: &Kafka) {
         if self.topics_seen.is_some_and(|seen| seen.elapsed() < TOPICS_INTERVAL) {
             return;
         }
-        let Ok(topics) = crate::operator::dereference::Sight::topics(&*self.context, &self.watched.bootstrap_servers)
-        else {
-            return;
-        };
-        let brokers = topics.brokers().await.unwrap_or(1);
+        let Ok(topics) = self.context.topics(&self.watched.bootstrap_servers) else { return };
+        let Ok(brokers) = kafka.observer.brokers().await else { return };
+        let policy = &self.watched.pipeline.policy;
         let mut found = vec![];
-        let names = letter_topics(&self.watched);
-        for plan in self.watched.pipeline.topics.iter().filter(|plan| names.contains(&plan.name)) {
-            // What it is not allowed to see or does not exist is said elsewhere.
-            let Ok(Some(shape)) = topics.describe(&plan.name).await else { continue };
-            found.extend(crate::domain::topic::dangers(
-                &plan.name,
-                &shape,
-                self.watched.pipeline.policy.longest_delay(),
-                brokers,
-            ));
+        for topic in policy.dead_letter_topics() {
+            // What may not be seen, or does not exist, is said elsewhere.
+            let Ok(Some(shape)) = topics.describe(&topic).await else { continue };
+            found.extend(dangers(&topic, &shape, policy.longest_delay(), brokers));
         }
         (self.unsafe_topics, self.topics_seen) = (found, Some(Instant::now()));
     }
@@ -250,7 +239,7 @@ impl PipelineLookout {
         View {
             stages: self.stages.each_ref().map(|stage| stage.view().clone()),
             dead_letters: self.counted.clone(),
-            dead_letter_topics: letter_topics(&self.watched).iter().map(ToString::to_string).collect(),
+            dead_letter_topics: self.watched.pipeline.policy.dead_letter_topics(),
             unsafe_topics: self.unsafe_topics.clone(),
         }
     }
@@ -291,36 +280,12 @@ impl PipelineLookout {
                 return;
             }
         }
-        for note in status::new_error_types(before, &after) {
-            events::publish(
-                &self.context,
-                &object.object_ref(&()),
-                EventType::Warning,
-                conditions::NEW_ERROR_TYPE,
-                &note,
-            )
-            .await;
-        }
-        for of_type in conditions::ALARMS {
-            let held = |status: &ErrorHandlingPipelineStatus| find(status, of_type).is_some_and(|c| c.status == "True");
-            if let Some(condition) = find(&after, of_type).filter(|_| held(&after) && !held(before)) {
-                events::publish(
-                    &self.context,
-                    &object.object_ref(&()),
-                    EventType::Warning,
-                    of_type,
-                    &condition.message,
-                )
-                .await;
-            }
+        let about = object.object_ref(&());
+        let new_types =
+            status::new_error_types(before, &after).into_iter().map(|note| (conditions::NEW_ERROR_TYPE, note));
+        let alarms = status::alarms(before, &after);
+        for (reason, note) in new_types.chain(alarms) {
+            events::publish(&self.context, &about, EventType::Warning, reason, &note).await;
         }
     }
-}
-
-/// The topics in which the pipeline's dead letters are.
-fn letter_topics(watched: &Watched) -> BTreeSet<Arc<str>> {
-    let sources: BTreeMap<_, _> =
-        [Stage::Main, Stage::Retry].map(|stage| (watched.pipeline.source(stage).topic.clone(), ())).into();
-    let is_one = |topic: &&TopicPlan| !sources.contains_key(&topic.name);
-    watched.pipeline.topics.iter().filter(is_one).map(|topic| topic.name.clone()).collect()
 }

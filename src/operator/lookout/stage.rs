@@ -95,12 +95,12 @@ impl StageLookout {
                     finished: commit_metadata::decode(offset, &metadata).unwrap_or_default(),
                 };
                 let committed = of_topic.map(|((_, partition), commit)| (partition, position(commit))).collect();
+                self.view.is_unheard =
+                    self.stage == Stage::Retry && stats.is_empty() && pods.iter().any(|pod| pod.address.is_some());
                 self.see(logs, &stats, committed, now);
             }
             Err(error) => debug!(group = self.view.group_id, %error, "what is committed is not known"),
         }
-        self.view.is_unheard =
-            self.stage == Stage::Retry && stats.is_empty() && pods.iter().any(|pod| pod.address.is_some());
         self.view.restarts = pods.iter().map(|pod| pod.restarts).sum();
         self.look_at_group(kafka, pods, &stats, now).await
     }
@@ -110,10 +110,13 @@ impl StageLookout {
         for partition in stats.iter().flat_map(|stats| &stats.partitions) {
             // The ends were asked for before the workers were: what a worker has read since is counted as held.
             let end = logs.iter().find(|((topic, of), _)| **topic == *self.view.topic && *of == partition.partition);
-            if let Some((_, log)) = end.filter(|_| partition.at_end) {
-                self.read_up_to.insert(partition.partition, log.end);
+            let Some((_, log)) = end else { continue };
+            let known = self.read_up_to.entry(partition.partition).or_default();
+            // A log that ends before is another one: the topic was made again.
+            if partition.at_end || *known > log.end {
+                *known = if partition.at_end { log.end } else { 0 };
             }
-            let known = self.read_up_to.get(&partition.partition).copied().unwrap_or(0);
+            let known = *known;
             let Some(next) = partition.next_offset else { continue };
             let view = HeldView { read_up_to: next.max(known), records: partition.records, pending: partition.pending };
             held.insert(partition.partition, view);
@@ -143,7 +146,7 @@ impl StageLookout {
         let mut stuck = BTreeMap::new();
         for (partition, view) in &self.view.partitions {
             let known = self.progress.entry(*partition).or_insert_with(|| (view.committed.clone(), now));
-            if known.0 != view.committed || view.ready() == 0 {
+            if known.0 != view.committed || self.view.ready_in(view) == 0 {
                 *known = (view.committed.clone(), now);
             }
             if let Some(offset) = view.blocked_at().filter(|_| known.1 < now) {

@@ -75,7 +75,7 @@ pub fn status(
     in_order(ErrorHandlingPipelineStatus {
         lag: Some(count(view.main().ready() + view.retry().ready())),
         retrying: Some(count(view.retry().unprocessed())),
-        next_due: next_due.and_then(|due| time(Timestamp(due.0 - due.0.rem_euclid(1_000)))),
+        next_due: next_due.and_then(time),
         dead_letters: view.dead_letters.as_ref().map(dead_letters).or_else(|| before.dead_letters.clone()),
         groups: Some(GroupsStatus { main: group(view.main()), retry: group(view.retry()) }),
         rebalances: Some(rebalances.clone()),
@@ -96,7 +96,7 @@ pub fn stale(
     let since = known.map_or(now, |condition| Timestamp(condition.last_transition_time.0.as_millisecond()));
     let message = format!(
         "Kafka does not answer: {error}. The counts are those of {}. See {}.",
-        Timestamp(since.0 - since.0.rem_euclid(1_000)),
+        conditions::to_the_second(since),
         conditions::page(COUNTS_CURRENT)
     );
     let verdict = Verdict { of_type: COUNTS_CURRENT, holds: false, reason: "KafkaUnreachable".to_owned(), message };
@@ -146,6 +146,18 @@ pub fn new_error_types(before: &ErrorHandlingPipelineStatus, after: &ErrorHandli
         None => format!("the first dead letters of {}", cause.error_type),
     };
     new.map(note).collect()
+}
+
+/// The conditions that begin to hold and of which an event is written, each with what it says.
+pub fn alarms(
+    before: &ErrorHandlingPipelineStatus,
+    after: &ErrorHandlingPipelineStatus,
+) -> Vec<(&'static str, String)> {
+    let begun = |of_type: &'static str| {
+        let held = |status| find(status, of_type).filter(|condition| condition.status == "True");
+        held(after).filter(|_| held(before).is_none()).map(|condition| (of_type, condition.message.clone()))
+    };
+    conditions::ALARMS.into_iter().filter_map(begun).collect()
 }
 
 /// Adds a rebalance that was seen now, and lets go of what is too old to be counted.

@@ -147,7 +147,8 @@ fn five_rebalances_within_ten_minutes_are_a_storm_whose_likely_cause_is_named() 
     assert_eq!(reason(&rebalances(MemberLeft, 9, 200), 0), None, "not within ten minutes");
     assert_eq!(reason(&rebalances(MemberLeft, 5, 10), 0).as_deref(), Some("MembersComeAndGo"));
     assert_eq!(reason(&rebalances(MemberLeft, 5, 10), 3).as_deref(), Some("WorkersRestart"));
-    assert_eq!(reason(&rebalances(MemberTimedOut, 5, 10), 3).as_deref(), Some("MembersTimeOut"));
+    assert_eq!(reason(&rebalances(MemberTimedOut, 5, 10), 3).as_deref(), Some("WorkersRestart"));
+    assert_eq!(reason(&rebalances(MemberTimedOut, 5, 10), 2).as_deref(), Some("MembersTimeOut"), "not that often");
 }
 
 #[test]
@@ -248,6 +249,18 @@ fn an_event_tells_of_an_error_type_that_was_not_there_and_of_none_at_the_first_c
     assert_eq!(new_error_types(&with(&["A"]), &with(&["A", "B"])), ["the first dead letters of B (Permanent)"]);
     assert_eq!(new_error_types(&with(&["A", "B"]), &with(&["A"])), Vec::<String>::new());
     assert_eq!(new_error_types(&ErrorHandlingPipelineStatus::default(), &with(&["A"])), Vec::<String>::new());
+}
+
+#[test]
+fn what_may_wait_is_no_lag_while_no_worker_says_what_is_due_and_that_is_said() {
+    let mut view = quiet();
+    view.stages[1].is_unheard = true;
+    let partition = view.stages[1].partitions.get_mut(&0).unwrap();
+    (partition.log, partition.held) = (0..30, None);
+    let status = written(&view);
+    assert_eq!((status.lag, status.retrying), (Some(0), Some(20)));
+    let current = &status.conditions[0];
+    assert_eq!((&*current.type_, &*current.status, &*current.reason), ("CountsCurrent", "False", "WorkersUnheard"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What was seen of a pipeline's records, as plain data.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::domain::dead_letters::Summary;
 use crate::domain::group::GroupView;
@@ -15,7 +16,7 @@ pub struct View {
     /// Its dead letters, `None` until they are counted.
     pub dead_letters: Option<Summary>,
     /// The dead letter topics.
-    pub dead_letter_topics: Vec<String>,
+    pub dead_letter_topics: Vec<Arc<str>>,
     /// What makes dead letters unsafe in their topics, in sentences.
     pub unsafe_topics: Vec<String>,
 }
@@ -61,8 +62,12 @@ impl View {
 impl StageView {
     /// Records that could be processed now. What may wait for its time, as far as one knows, does not count.
     pub fn ready(&self) -> u64 {
-        let known = self.partitions.values().filter(|partition| partition.held.is_some() || !self.is_unheard);
-        known.map(PartitionView::ready).sum()
+        self.partitions.values().map(|partition| self.ready_in(partition)).sum()
+    }
+
+    /// The same of one partition.
+    pub fn ready_in(&self, partition: &PartitionView) -> u64 {
+        if partition.held.is_none() && self.is_unheard { 0 } else { partition.ready() }
     }
 
     /// Records that are not processed.

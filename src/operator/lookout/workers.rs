@@ -10,12 +10,10 @@ use kube::runtime::reflector::{Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
+use super::Watched;
 use crate::domain::provenance::Stage;
 use crate::domain::stats::{StageStats, Stats};
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
-
-/// The port of a worker's HTTP API.
-const PORT: u16 = 8080;
 
 /// How long a worker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +30,7 @@ pub struct Workers {
 pub struct WorkerPod {
     /// Its name, which is the worker's.
     pub name: String,
-    /// Its address, once it has one.
+    /// Where its HTTP API is, once it has an address: `host:port`.
     pub address: Option<String>,
     /// How often its containers were started again.
     pub restarts: i32,
@@ -62,8 +60,9 @@ impl Workers {
     }
 
     /// The pods of a stage that are not on their way out.
-    pub fn of(&self, namespace: &str, pipeline: &str, stage: Stage) -> Vec<WorkerPod> {
-        let stage = stage.to_string();
+    pub fn of(&self, watched: &Watched, stage: Stage) -> Vec<WorkerPod> {
+        let (namespace, pipeline, stage) = (&*watched.namespace, &*watched.name, stage.to_string());
+        let host = |ip: &String| if ip.contains(':') { format!("[{ip}]") } else { ip.clone() };
         let is_one = |pod: &Arc<Pod>| {
             let label = |name: &str| pod.labels().get(name).map(String::as_str);
             pod.namespace().as_deref() == Some(namespace)
@@ -75,7 +74,9 @@ impl Workers {
             let containers = status.into_iter().flat_map(|status| status.container_statuses.iter().flatten());
             WorkerPod {
                 name: pod.name_any(),
-                address: status.and_then(|status| status.pod_ip.clone()),
+                address: status
+                    .and_then(|status| status.pod_ip.as_ref())
+                    .map(|ip| format!("{}:{}", host(ip), watched.worker_port)),
                 restarts: containers.map(|container| container.restart_count).sum(),
             }
         };
@@ -87,9 +88,7 @@ impl Workers {
         let ask = |pod: &WorkerPod| {
             let (http, address) = (self.http.clone(), pod.address.clone());
             async move {
-                let host =
-                    address.map(|address| if address.contains(':') { format!("[{address}]") } else { address })?;
-                let answer = http.get(format!("http://{host}:{PORT}/api/v1/stats")).send().await.ok()?;
+                let answer = http.get(format!("http://{}/api/v1/stats", address?)).send().await.ok()?;
                 let bytes = answer.error_for_status().ok()?.bytes().await.ok()?;
                 serde_json::from_slice::<Stats>(&bytes).ok()
             }
