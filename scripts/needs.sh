@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# needs.sh build|test|bed|helm: see that the system has what a build, the tests, their cluster or the helm of that need;
+# needs.sh build|test|bed|go: see that the system has what a build, the tests, their cluster or what is built with Go need;
 # silent if it has. Root on a Debian-like system gets the missing packages installed, everybody else is told which they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -82,9 +82,9 @@ case ${1:-} in
     # Only for its Java, where the system has none that is new enough for Strimzi 1.x.
     has pip3 || need pip3 python3-pip
     ;;
-  helm) need_go ;;
+  go) need_go ;;
   *)
-    echo "usage: needs.sh build|test|bed|helm" >&2
+    echo "usage: needs.sh build|test|bed|go" >&2
     exit 2
     ;;
 esac

@@ -62,6 +62,8 @@ networkPolicy:
   from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
   egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}]}]
 podMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
+prometheusRule: {enabled: true, labels: {release: prometheus}}
+dashboard: {enabled: true, labels: {team: shop}}
 ";
 
 const NOTHING: &str = "
@@ -101,11 +103,14 @@ fn rendered(values: &str) -> String {
     helm(&["template", "lazaret", CHART], values).unwrap()
 }
 
-/// What is rendered without the CRDs, which other tests compare. The version is left out, as it tells nothing of the chart.
+/// What is rendered without the CRDs and the dashboard, which other tests read. The version is left out, as it tells nothing of the chart.
 fn without_crds(values: &str) -> String {
     let rendered = rendered(values).replace(env!("CARGO_PKG_VERSION"), "VERSION");
     let documents = rendered.trim_start_matches("---\n").split("\n---\n");
-    documents.filter(|document| !document.contains("/crds.yaml")).collect::<Vec<_>>().join("\n---\n")
+    documents
+        .filter(|document| !["/crds.yaml", "/dashboard.yaml"].iter().any(|file| document.contains(file)))
+        .collect::<Vec<_>>()
+        .join("\n---\n")
 }
 
 fn objects(values: &str) -> Vec<Value> {
@@ -211,8 +216,9 @@ fn every_field_is_one_that_kubernetes_has() {
             "ClusterRoleBinding" => known::<rbac::ClusterRoleBinding>(&object),
             "Role" => known::<rbac::Role>(&object),
             "RoleBinding" => known::<rbac::RoleBinding>(&object),
-            // The first has a test of its own, the second is not Kubernetes'.
-            "CustomResourceDefinition" | "PodMonitor" => true,
+            "ConfigMap" => known::<core::ConfigMap>(&object),
+            // The first has a test of its own, the others are not Kubernetes'.
+            "CustomResourceDefinition" | "PodMonitor" | "PrometheusRule" => true,
             other => panic!("{other}: who knows its fields?"),
         };
         assert!(known, "{object:#}");

@@ -4,7 +4,7 @@ set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-"$project/scripts/needs.sh" helm
+"$project/scripts/needs.sh" go
 # shellcheck source=parts.sh
 source "$bed/parts.sh"
 "$bed/build.sh" kube

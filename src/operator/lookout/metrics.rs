@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Watched;
 use super::view::View;
-use crate::api::v1alpha1::ErrorHandlingPipelineStatus;
 use crate::domain::provenance::Stage;
 
 /// Error types that are counted under their own name; the rarer ones beyond are counted as `other`. They come from users'
@@ -26,8 +26,7 @@ struct Pipeline {
     namespace: String,
     name: String,
     view: View,
-    rebalances: i64,
-    conditions: Vec<(String, bool)>,
+    rebalances: u64,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -50,22 +49,14 @@ struct ErrorTypeLabels {
     error_type: String,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ConditionLabels {
-    namespace: String,
-    pipeline: String,
-    condition: String,
-}
-
 impl Seen {
-    /// Takes note of what was seen.
-    pub fn set(&self, watched: &Watched, view: View, status: &ErrorHandlingPipelineStatus) {
+    /// Takes note of what was seen, and of how many rebalances so far.
+    pub fn set(&self, watched: &Watched, view: View, rebalances: i64) {
         let pipeline = Pipeline {
             namespace: watched.namespace.clone(),
             name: watched.name.clone(),
             view,
-            rebalances: status.rebalances.as_ref().map_or(0, |rebalances| rebalances.count),
-            conditions: status.conditions.iter().map(|c| (c.type_.clone(), c.status == "True")).collect(),
+            rebalances: u64::try_from(rebalances).unwrap_or(0),
         };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(watched.uid.clone(), pipeline);
     }
@@ -79,7 +70,7 @@ impl Seen {
     pub fn register(&self, registry: &mut Registry) {
         let (ready, unprocessed, committed) = (Family::default(), Family::default(), Family::default());
         let (letters, by_type, oldest) = (Family::default(), Family::default(), Family::default());
-        let (rebalances, conditions) = (Family::default(), Family::default());
+        let rebalances = Family::<PipelineLabels, Counter>::default();
         for pipeline in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let labels = PipelineLabels { namespace: pipeline.namespace.clone(), pipeline: pipeline.name.clone() };
             for (stage, of) in pipeline.view.stages.iter().zip([Stage::Main, Stage::Retry]) {
@@ -104,12 +95,7 @@ impl Seen {
                     set(&by_type, &ErrorTypeLabels { namespace, pipeline, error_type: error_type.to_owned() }, count);
                 }
             }
-            set(&rebalances, &labels, u64::try_from(pipeline.rebalances).unwrap_or(0));
-            for (condition, holds) in &pipeline.conditions {
-                let PipelineLabels { namespace, pipeline } = labels.clone();
-                let labels = ConditionLabels { namespace, pipeline, condition: condition.clone() };
-                set(&conditions, &labels, u64::from(*holds));
-            }
+            rebalances.get_or_create(&labels).inc_by(pipeline.rebalances);
         }
         registry.register("ready_records", "Records that could be processed now and are not", ready);
         registry.register("unprocessed_records", "Records that are not processed, due or not", unprocessed);
@@ -119,7 +105,6 @@ impl Seen {
         let help = "When the oldest dead letter was written, since the epoch";
         registry.register_with_unit("oldest_dead_letter_timestamp", help, Unit::Seconds, oldest);
         registry.register("group_rebalances", "Rebalances that were seen in the groups", rebalances);
-        registry.register("condition", "1 while a condition of the pipeline's status is True", conditions);
     }
 }
 

@@ -172,7 +172,7 @@ impl PipelineLookout {
             self.active_until = at + ACTIVE;
         }
         let after = status::status(&before, &view, &rebalances, self.watched.generation, now);
-        self.context.metrics.seen.set(&self.watched, view, &after);
+        self.context.metrics.seen.set(&self.watched, view, rebalances.count);
         self.write(&object, &before, after).await;
         for (group_id, rebalance, _) in &seen {
             events::rebalanced(&self.context, &object, group_id, rebalance).await;
