@@ -1,4 +1,4 @@
-//! `kubectl lazaret`: says how pipelines are, and what the operator would do about one. It only reads.
+//! `kubectl lazaret`: says how pipelines are, what died in them, and what the operator would do about one. It only reads.
 //!
 //! It takes the operator's own rooms, so it cannot be of another opinion: `explain` looks up, judges and builds with
 //! them, and stops where the operator would apply.
@@ -8,6 +8,7 @@
 
 mod cluster;
 mod diff;
+mod dlt;
 mod error;
 mod explain;
 mod layout;
@@ -17,6 +18,7 @@ use clap::{Args, Subcommand};
 use k8s_openapi::jiff::Timestamp;
 
 use cluster::{Cluster, ClusterArgs};
+use dlt::DltCommand;
 pub use error::PluginError;
 use explain::read::Asked;
 
@@ -31,6 +33,12 @@ pub enum PluginCommand {
     /// Print what the operator would apply for a pipeline, and how that differs from what is there.
     #[command(after_help = "Nothing is written. Ends with 1 when the pipeline cannot run.")]
     Explain(ExplainArgs),
+    /// Read dead letters.
+    Dlt {
+        /// What to read of them.
+        #[command(subcommand)]
+        command: DltCommand,
+    },
 }
 
 /// Of which pipelines to say how they are.
@@ -69,10 +77,12 @@ pub struct ExplainArgs {
 
 /// Answers.
 pub async fn run(command: PluginCommand) -> Result<String, PluginError> {
-    match command {
+    let answer = match command {
         PluginCommand::Status(args) => status(args).await,
         PluginCommand::Explain(args) => explain(args).await,
-    }
+        PluginCommand::Dlt { command } => dlt::run(command).await,
+    };
+    answer.map(|text| layout::printable(&text))
 }
 
 async fn status(args: StatusArgs) -> Result<String, PluginError> {

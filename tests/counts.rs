@@ -12,13 +12,11 @@ use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::dead_letters::{DeadLetterReader, Logs};
 use lazaret::kafka::observer::Observer;
-use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde_json::json;
 use support::engine::Engine;
 use support::pipeline::pipeline;
-use support::topics::{self, committed, delete_records, producer, read_all, write};
+use support::topics::{self, committed, delete_records, producer, read_all, write, write_in_transactions};
 use support::{Broker, DEADLINE, eventually, kafka, unique};
 
 struct Bed {
@@ -55,37 +53,10 @@ impl Bed {
     }
 }
 
-/// Writes rounds of ten records in transactions, of which every fourth is given up again.
-fn write_in_transactions(topic: &str, rounds: usize) {
-    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
-        .set("bootstrap.servers", kafka())
-        .set("transactional.id", unique("counts"))
-        .create()
-        .unwrap();
-    producer.init_transactions(DEADLINE).unwrap();
-    for round in 0..rounds {
-        producer.begin_transaction().unwrap();
-        for n in 0..10 {
-            let error = Header {
-                key: "lazaret-error-type",
-                value: Some(if n < 7 { "ValidationException" } else { "BusyException" }),
-            };
-            let reason = Header { key: "lazaret-reason", value: Some("Permanent") };
-            let headers = OwnedHeaders::new().insert(error).insert(reason);
-            let key = format!("{round}-{n}");
-            producer.send(BaseRecord::to(topic).key(&key).payload("x").headers(headers)).unwrap();
-        }
-        match round % 4 {
-            3 => producer.abort_transaction(DEADLINE).unwrap(),
-            _ => producer.commit_transaction(DEADLINE).unwrap(),
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_those_that_a_reader_of_what_was_committed_sees_whatever_else_takes_offsets() {
     let bed = Bed::new("letters", 3).await;
-    write_in_transactions(&bed.topic, 40);
+    write_in_transactions(kafka(), &bed.topic, 40);
     let (letters, summary) = bed.count(DeadLetters::default()).await;
     assert_eq!((summary.total, bed.seen_by_others()), (300, 300));
     let offsets: i64 = bed.logs().await.values().map(|log| log.end - log.start).sum();
@@ -93,7 +64,7 @@ async fn dead_letters_are_those_that_a_reader_of_what_was_committed_sees_whateve
     let by_type: Vec<_> = summary.causes.iter().map(|c| (&*c.cause.error_type, c.count)).collect();
     assert_eq!(by_type, [("ValidationException", 210), ("BusyException", 90)]);
 
-    write_in_transactions(&bed.topic, 4);
+    write_in_transactions(kafka(), &bed.topic, 4);
     let (letters, summary) = bed.count(letters).await;
     assert_eq!((summary.total, bed.seen_by_others()), (330, 330), "what came since");
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 29] = [
+const REFUSED: [(&str, &str); 32] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -27,13 +27,13 @@ const REFUSED: [(&str, &str); 29] = [
     ),
     (
         "spec: {processor: {rules: [{when: 'true', error: 'E: e'}]}}",
-        "spec.processor: set exactly one of http (a service to call), container (an image to run beside the worker) and rules \
-         (CEL expressions)",
+        "spec.processor: set exactly one of http (a service to call), container (an image to run beside the worker), rules \
+         (CEL expressions) and external (a consumer of your own)",
     ),
     (
         "spec: {processor: {http: null}}",
-        "spec.processor: set exactly one of http (a service to call), container (an image to run beside the worker) and rules \
-         (CEL expressions)",
+        "spec.processor: set exactly one of http (a service to call), container (an image to run beside the worker), rules \
+         (CEL expressions) and external (a consumer of your own)",
     ),
     (
         "spec: {processor: {http: {url: 'ftp://orders'}}}",
@@ -122,6 +122,18 @@ const REFUSED: [(&str, &str); 29] = [
         "spec.retry.groupId: the retry stage needs a consumer group of its own: give it another groupId than \
          consumer.groupId",
     ),
+    (
+        "spec: {processor: {http: null, external: {groupId: shop}}, consumer: {groupId: shop}}",
+        "spec.consumer.groupId: leave it out: the group is that of processor.external.groupId",
+    ),
+    (
+        "spec: {processor: {http: null, external: {groupId: shop}}, retry: {topic: {name: orders-retry}}}",
+        "spec.retry.topic.name: leave it out: retries are the external consumer's own, in topics of its own",
+    ),
+    (
+        "spec: {processor: {http: null, external: {groupId: shop}}, ingress: {enabled: true}}",
+        "spec: ingress and faultInjection need workers, and an external processor has none: leave them out",
+    ),
 ];
 
 /// Reads `examples/minimal.yaml` with a change laid over it; the complaints come without file and line.
@@ -203,8 +215,23 @@ fn no_rule_goes_without_a_test() {
     untested.retain(|message| !REFUSED.iter().any(|(_, complaint)| complaint.ends_with(message.as_str())));
     assert_eq!(
         untested,
-        BTreeSet::from(["partitions cannot be lowered: Kafka keeps them for the life of a topic".into()])
+        BTreeSet::from([
+            "partitions cannot be lowered: Kafka keeps them for the life of a topic".into(),
+            "external cannot take the place of another processor: delete this object (its topics stay with \
+             deletionPolicy: Retain) and make it anew"
+                .into()
+        ])
     );
+}
+
+#[test]
+fn a_consumer_of_ones_own_cannot_take_the_place_of_workers_but_workers_its() {
+    let called = minimal_with("{}").unwrap();
+    let external = minimal_with("spec: {processor: {http: null, external: {groupId: shop}}}").unwrap();
+    assert_eq!(called.validate_cel_update(&external), Ok(()));
+    let refused = external.validate_cel_update(&called).unwrap_err();
+    assert!(refused[0].to_string().contains("external cannot take the place of another processor"), "{refused:?}");
+    assert_eq!(external.validate_cel_update(&external), Ok(()));
 }
 
 #[test]

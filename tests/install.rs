@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use support::cluster::{bed_up, client, kafka_from_here, wait_for};
 use support::eventually;
 use support::lazaret::bash;
-use support::topics::{Seen, read_all};
+use support::topics::{Seen, delete_records, read_all, write_in_transactions};
 
 const NAMESPACE: &str = "kafka";
 
@@ -73,6 +73,30 @@ impl Node {
     fn dead_letters(&self) -> Vec<Seen> {
         read_all(&kafka_from_here(), "orders.dlt")
     }
+
+    /// Waits until a column of `kubectl get pipelines` has a value, and says how long that took.
+    async fn column(&self, title: &str, value: &str) {
+        let began = std::time::Instant::now();
+        eventually(&format!("{title} is {value}"), async || {
+            let table = self.types("kubectl get pipelines -n kafka");
+            let (titles, line) = table.split_once('\n')?;
+            let place = titles.split_whitespace().position(|known| known == title)?;
+            (line.split_whitespace().nth(place)? == value).then_some(())
+        })
+        .await;
+        eprintln!("{title} is {value} after {} ms", began.elapsed().as_millis());
+    }
+
+    /// How many dead letters Kafka's own console consumer sees, which reads only what was committed.
+    fn seen_by_the_console_consumer(&self) -> String {
+        let said = self.types(&format!(
+            "java -cp \"$(tests/bed/kafka/jars.sh)/*\" org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {} \
+             --topic orders.dlt --from-beginning --isolation-level read_committed --timeout-ms 10000 2>&1 >/dev/null",
+            kafka_from_here()
+        ));
+        let count = said.lines().find_map(|line| line.strip_prefix("Processed a total of ")?.strip_suffix(" messages"));
+        count.unwrap_or_else(|| panic!("{said}")).to_owned()
+    }
 }
 
 fn script(name: &str) -> Command {
@@ -117,6 +141,7 @@ async fn lab_2_an_invalid_record_is_dead_lettered_at_once(node: &Node) {
              -d '{"orderId": "ORD-INVALID", "amount": -50, "status": "PENDING"}'"#,
     );
     let letter = eventually("a dead letter", async || node.dead_letters().pop()).await.json();
+    node.column("DLT", "1").await;
     let expected = json!({"originalKey": "ORD-INVALID", "errorMessage": "ValidationException: Invalid amount", "retryCount": 0,
         "pipeline": "orders"});
     for (name, value) in expected.as_object().unwrap() {
@@ -145,9 +170,11 @@ async fn lab_3_a_transient_error_is_retried_until_it_passes_or_no_attempt_is_lef
         (failed == 3).then_some(())
     })
     .await;
+    node.column("RETRYING", "1").await;
     switch(false);
     eventually("it passed", async || node.log(50).contains("attempt succeeded after Retry").then_some(())).await;
     assert_eq!(node.dead_letters().len(), 1, "nothing new in the DLT");
+    node.column("RETRYING", "0").await;
     switch(true);
     node.types_on_node(order);
     let exhausted = eventually("another dead letter", async || {
@@ -155,6 +182,7 @@ async fn lab_3_a_transient_error_is_retried_until_it_passes_or_no_attempt_is_lef
     })
     .await;
     assert_eq!((&exhausted["retryCount"], &exhausted["stage"]), (&json!(4), &json!("retry")));
+    node.column("DLT", "2").await;
     switch(false);
 }
 
@@ -171,6 +199,13 @@ async fn lab_4_a_second_worker_shares_the_partitions_and_gives_them_back(node: &
     };
     let before = read_all(&kafka_from_here(), "orders.dlt").len();
     scaled(2).await;
+    eventually("the status and an event tell of who joined", async || {
+        let status = node.types("kubectl get pipeline orders -n kafka -o yaml");
+        let events = node.types("kubectl describe pipeline orders -n kafka");
+        let is_told = status.contains("membersAfter: 2") && status.contains("reason: MemberJoined");
+        (is_told && events.contains("MemberJoined")).then_some(())
+    })
+    .await;
     eventually("a rebalance is logged", async || {
         let log = node.types(r#"kubectl logs -n kafka -l lazaret.dev/pipeline=orders,lazaret.dev/stage=main --tail 20 | grep -i rebalance || true"#);
         (log.contains("revoked") && log.matches("partitions assigned").count() >= 2).then_some(())
@@ -191,6 +226,37 @@ async fn lab_4_a_second_worker_shares_the_partitions_and_gives_them_back(node: &
     keys.sort();
     keys.dedup();
     assert_eq!(keys.len(), 10);
+}
+
+/// Markers of transactions take offsets, and so does what was given up; retention takes records.
+async fn the_dlt_column_is_what_the_console_consumer_counts(node: &Node) {
+    let counted = async |what: &str| {
+        let seen = node.seen_by_the_console_consumer();
+        eprintln!("{what}: the console consumer sees {seen} dead letters");
+        node.column("DLT", &seen).await;
+        seen.parse::<usize>().unwrap()
+    };
+    let before = counted("after the exercises").await;
+    let written = write_in_transactions(&kafka_from_here(), "orders.dlt", 1_334);
+    assert_eq!(counted("after many in transactions").await, before + written);
+    assert!(written > 10_000, "{written}");
+    for partition in 0..3 {
+        let of_partition = node.dead_letters().into_iter().filter(|letter| letter.partition == partition);
+        let offsets: Vec<_> = of_partition.map(|letter| letter.offset).collect();
+        delete_records(&kafka_from_here(), "orders.dlt", partition, offsets[offsets.len() / 2]).await;
+    }
+    let left = counted("after retention took half").await;
+    assert!(left < before + written && left > written / 3, "{left}");
+    node.types(
+        "kubectl rollout restart deployment/lazaret -n lazaret && kubectl rollout status deployment/lazaret -n lazaret",
+    );
+    assert_eq!(counted("after the operator began anew").await, left);
+    let listed = node.types(concat!(
+        env!("CARGO_BIN_EXE_lazaret"),
+        " dlt list orders -n kafka --error-type BusyException --limit 3 -o json"
+    ));
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&listed["total"], listed["items"].as_array().map(Vec::len)), (&json!(left), Some(3)), "{listed}");
 }
 
 fn lab_5_the_counts_are_there_to_read(node: &Node) {
@@ -256,6 +322,7 @@ async fn the_exercises_pass_on_kubernetes_in_both_flavours_of_strimzi() {
         lab_3_a_transient_error_is_retried_until_it_passes_or_no_attempt_is_left(&node).await;
         lab_4_a_second_worker_shares_the_partitions_and_gives_them_back(&node).await;
         lab_5_the_counts_are_there_to_read(&node);
+        the_dlt_column_is_what_the_console_consumer_counts(&node).await;
         if flavour == "v1beta2" {
             strimzi_is_upgraded_under_the_running_operator(&node).await;
         } else {

@@ -8,6 +8,8 @@ mod site;
 #[path = "bed/topic_operator/mod.rs"]
 mod topic_operator;
 
+#[path = "operator/external.rs"]
+mod external;
 #[path = "operator/failures.rs"]
 mod failures;
 #[path = "operator/kafka.rs"]

@@ -9,12 +9,12 @@ use super::v1alpha1::ErrorHandlingPipeline;
 pub struct Claims {
     /// How the pipeline is called in messages; no two that are compared may have the same.
     pub pipeline: String,
-    /// The topics that it reads: main and retry.
-    pub reads: [String; 2],
+    /// The topics that it reads.
+    pub reads: Vec<String>,
     /// Every topic that it uses.
     pub topics: Vec<String>,
-    /// Its consumer groups.
-    pub groups: [String; 2],
+    /// The consumer groups of its workers. The group of an external consumer may read the topics of several pipelines.
+    pub groups: Vec<String>,
 }
 
 /// Two pipelines would get in each other's way.
@@ -35,9 +35,12 @@ impl From<&ErrorHandlingPipeline> for Claims {
     fn from(object: &ErrorHandlingPipeline) -> Self {
         Self {
             pipeline: object.name_any(),
-            reads: [object.spec.topic.name.clone(), object.retry_topic()],
+            reads: object.read_topics(),
             topics: object.topic_names(),
-            groups: [object.consumer_group(), object.retry_group()],
+            groups: match object.is_external() {
+                true => vec![],
+                false => vec![object.consumer_group(), object.retry_group()],
+            },
         }
     }
 }

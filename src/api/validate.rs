@@ -71,7 +71,7 @@ pub fn validate_all(objects: &[ErrorHandlingPipeline]) -> Result<Vec<Pipeline>, 
 pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipeline> {
     let spec = &object.spec;
     // One of the two may be a default, which the rules of the CRD cannot see: it has the object's name in it.
-    if object.consumer_group() == object.retry_group() {
+    if !object.is_external() && object.consumer_group() == object.retry_group() {
         return Err(InvalidPipeline::OneGroup { pipeline: object.name_any(), group: object.retry_group() });
     }
     let invalid = |path: String| {
@@ -84,10 +84,11 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
         let when = compile(&rule.when, Vocabulary::Record, format!("spec.processor.rules[{index}].when"))?;
         Ok::<_, InvalidPipeline>(Rule { when, error: rule.error.clone(), retryable: rule.retryable })
     };
-    let processor = match (&spec.processor.http, &spec.processor.container, &spec.processor.rules) {
-        (Some(http), ..) => ProcessorPlan::Http(http_plan(http)),
-        (None, Some(container), _) => ProcessorPlan::Http(container_plan(container)),
-        (None, None, rules) => {
+    let processor = match &spec.processor {
+        v1::Processor { http: Some(http), .. } => ProcessorPlan::Http(http_plan(http)),
+        v1::Processor { container: Some(container), .. } => ProcessorPlan::Http(container_plan(container)),
+        v1::Processor { external: Some(_), .. } => ProcessorPlan::External,
+        v1::Processor { rules, .. } => {
             let rules = rules.iter().flatten().enumerate().map(rule).collect::<Result<_, _>>()?;
             ProcessorPlan::Rules(RuleSet::new(rules))
         }
@@ -249,7 +250,7 @@ fn strategy(strategy: v1::Strategy) -> Strategy {
     }
 }
 
-/// Main, retry and dead letter topics. Those of retry and dead letters are never compacted: compaction would keep one
+/// Main, retry (if there is a stage that reads it) and dead letter topics. Those of retry and dead letters are never compacted: compaction would keep one
 /// failed record a key.
 fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan> {
     let (topic, retry, dlt) = (&object.spec.topic, &object.spec.retry.topic, &object.spec.dlt.topic);
@@ -285,6 +286,9 @@ fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan
             force: is_force(retry.adopt),
         },
     ];
+    if object.is_external() {
+        topics.truncate(1);
+    }
     let dlt_config = kept(&dlt.config, dlt.retention.as_millis().into(), dlt.replicas);
     topics.extend(policy.dead_letter_topics().into_iter().map(|name| TopicPlan {
         name,
@@ -301,6 +305,7 @@ fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan
 mod tests {
     use super::*;
     use crate::api::file;
+    use crate::domain::provenance::Stage;
 
     fn object(name: &str, more: &str) -> ErrorHandlingPipeline {
         let text = format!(
@@ -347,6 +352,19 @@ mod tests {
         assert_eq!(slow.ruling.backoff.max_delay.as_secs(), 600);
         assert_eq!(pipeline.topics.last().map(|topic| &*topic.name), Some("orders.invalid.dlt"));
         assert_eq!(pipeline.policy.longest_delay().as_secs(), 720);
+    }
+
+    #[test]
+    fn with_an_external_consumer_there_is_no_retry_stage_and_its_group_may_read_more() {
+        let external = |name: &str, topic: &str| {
+            object(name, &format!("topic: {{name: {topic}}}\nprocessor: {{external: {{groupId: shop}}}}"))
+        };
+        let pipeline = validate(&external("orders", "orders")).unwrap();
+        let names: Vec<_> = pipeline.topics.iter().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["orders", "orders.dlt"]);
+        assert_eq!((&*pipeline.main.group_id, pipeline.stages()), ("shop", [Stage::Main].as_slice()));
+        assert!(validate_all(&[external("orders", "orders"), external("bills", "bills")]).is_ok());
+        assert!(validate_all(&[external("orders", "orders"), external("bills", "orders")]).is_err());
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub struct PartitionView {
     pub committed: Option<Position>,
     /// What the worker says that reads it.
     pub held: Option<HeldView>,
+    /// Whether there is no record from the committed offset on, but only markers of transactions. Whoever commits the offset
+    /// after each record never commits those.
+    pub is_blank: bool,
 }
 
 /// What a worker says of a partition that it reads.
@@ -35,6 +38,7 @@ impl PartitionView {
     pub fn unprocessed(&self) -> u64 {
         match &self.held {
             Some(held) => held.records + distance(held.read_up_to.max(self.log.start), self.log.end),
+            None if self.is_blank => 0,
             None => self.committed_lag() - self.finished(),
         }
     }
@@ -54,7 +58,7 @@ impl PartitionView {
     /// The lowest offset that is not finished, if there is one.
     pub fn blocked_at(&self) -> Option<i64> {
         let committed = self.committed.as_ref().map_or(self.log.start, |position| position.committed);
-        Some(committed.max(self.log.start)).filter(|offset| *offset < self.log.end)
+        Some(committed.max(self.log.start)).filter(|offset| *offset < self.log.end && !self.is_blank)
     }
 
     /// How many offsets above the committed one are finished.
@@ -83,20 +87,23 @@ mod tests {
 
     #[test]
     fn without_a_worker_offsets_speak() {
-        let view = PartitionView { log: 100..150, committed: committed(120, vec![130..140]), held: None };
+        let view =
+            PartitionView { log: 100..150, committed: committed(120, vec![130..140]), ..PartitionView::default() };
         assert_eq!((view.unprocessed(), view.ready(), view.committed_lag()), (20, 20, 30));
         let retained = PartitionView { log: 145..150, ..view };
         assert_eq!((retained.unprocessed(), retained.blocked_at()), (5, Some(145)), "retention took what was behind");
-        let new = PartitionView { log: 0..7, committed: None, held: None };
+        let new = PartitionView { log: 0..7, ..PartitionView::default() };
         assert_eq!(new.committed_lag(), 7);
-        let done = PartitionView { log: 0..7, committed: committed(7, vec![]), held: None };
+        let done = PartitionView { log: 0..7, committed: committed(7, vec![]), ..PartitionView::default() };
         assert_eq!((done.unprocessed(), done.blocked_at()), (0, None));
+        let marker = PartitionView { log: 0..7, committed: committed(6, vec![]), is_blank: true, held: None };
+        assert_eq!((marker.unprocessed(), marker.blocked_at(), marker.committed_lag()), (0, None, 1));
     }
 
     #[test]
     fn with_one_what_it_holds_counts_and_what_waits_is_not_ready() {
         let held = Some(HeldView { read_up_to: 149, records: 10, pending: 8 });
-        let view = PartitionView { log: 0..150, committed: committed(5, vec![]), held };
+        let view = PartitionView { log: 0..150, committed: committed(5, vec![]), held, is_blank: false };
         assert_eq!((view.unprocessed(), view.ready(), view.committed_lag()), (11, 3, 145));
     }
 
@@ -104,11 +111,11 @@ mod tests {
         #[test]
         fn no_view_is_absurd(
             start in 0i64..50, length in 0i64..50, offset in -5i64..120, low in 0i64..120, width in 0i64..50,
-            held in proptest::option::of((0i64..150, 0u64..9, 0u64..12)),
+            held in proptest::option::of((0i64..150, 0u64..9, 0u64..12)), is_blank: bool,
         ) {
             let held = held.map(|(read_up_to, records, pending)| HeldView { read_up_to, records, pending });
             let finished = std::iter::once(low..low + width).collect();
-            let view = PartitionView { log: start..start + length, committed: committed(offset, finished), held };
+            let view = PartitionView { log: start..start + length, committed: committed(offset, finished), held, is_blank };
             prop_assert!(view.ready() <= view.unprocessed());
             prop_assert!(view.committed_lag() <= length as u64);
             prop_assert!(view.held.is_some() || view.unprocessed() <= view.committed_lag());

@@ -52,6 +52,14 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// The stages that it has. An external consumer is one, and retries as it likes.
+    pub fn stages(&self) -> &'static [Stage] {
+        match self.processor {
+            ProcessorPlan::External => &[Stage::Main],
+            ProcessorPlan::Http(_) | ProcessorPlan::Rules(_) => &[Stage::Main, Stage::Retry],
+        }
+    }
+
     /// What a stage reads, and as which group.
     pub fn source(&self, stage: Stage) -> &Source {
         match stage {
@@ -148,6 +156,8 @@ pub enum ProcessorPlan {
     Http(HttpPlan),
     /// Rules in CEL.
     Rules(RuleSet),
+    /// A consumer that no worker is.
+    External,
 }
 
 /// What the processor is asked to bear by one stage in one process.

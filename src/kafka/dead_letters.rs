@@ -11,9 +11,10 @@ use rdkafka::message::Message;
 
 use super::connection::Connection;
 use super::reader::{Next, read};
-use super::record::to_headers;
+use super::record::{to_headers, to_record};
 use crate::domain::dead_letter::Cause;
 use crate::domain::dead_letters::DeadLetters;
+use crate::domain::record::Record;
 use crate::domain::time::Timestamp;
 
 /// Where each partition of a topic starts and ends.
@@ -52,6 +53,37 @@ impl DeadLetterReader {
         let result = tokio::task::spawn_blocking(work).await.unwrap_or(Err(KafkaError::Canceled));
         let letters = std::mem::take(&mut *letters.lock().unwrap_or_else(PoisonError::into_inner));
         (letters, result)
+    }
+}
+
+impl DeadLetterReader {
+    /// Hands all that is in these logs to `take`, as far as `patience` goes. Returns what became of `state`, and whether all
+    /// was read.
+    pub async fn fold<T: Send + 'static>(
+        &self,
+        logs: Logs,
+        patience: Duration,
+        mut state: T,
+        mut take: impl FnMut(&mut T, Record) + Send + 'static,
+    ) -> KafkaResult<(T, bool)> {
+        let consumer = self.0.clone();
+        let work = move || {
+            let consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut topics: BTreeMap<&Arc<str>, BTreeMap<i32, Range<i64>>> = BTreeMap::new();
+            for ((topic, partition), log) in logs.iter().filter(|(_, log)| !log.is_empty()) {
+                topics.entry(topic).or_default().insert(*partition, log.clone());
+            }
+            let (deadline, mut is_complete) = (Instant::now() + patience, true);
+            for (topic, ranges) in topics {
+                is_complete &= read(&consumer, topic, ranges, deadline, |next| {
+                    if let Next::Record(message) = next {
+                        take(&mut state, to_record(message, topic));
+                    }
+                })?;
+            }
+            Ok((state, is_complete))
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(KafkaError::Canceled))
     }
 }
 

@@ -101,6 +101,9 @@ async fn outcome(context: &Context, object: &Arc<ErrorHandlingPipeline>) -> Resu
 }
 
 async fn stages(context: &Context, object: &ErrorHandlingPipeline) -> Result<[Option<observe::StageState>; 2], Error> {
+    if object.is_external() {
+        return Ok([None, None]);
+    }
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let stage = |stage| observe::stage(&context.client, &namespace, &name, stage);
     Ok([stage(Stage::Main).await?, stage(Stage::Retry).await?])

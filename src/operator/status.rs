@@ -62,7 +62,7 @@ pub fn status(object: &ErrorHandlingPipeline, outcome: &Outcome, now: Timestamp)
             let [consumer, retry] = stages.each_ref().map(Option::as_ref);
             status.consumer = stage_status(object, consumer, Stage::Main);
             status.retry = stage_status(object, retry, Stage::Retry);
-            let (topics, workers) = (topics_verdict(topics), workers_verdict(stages));
+            let (topics, workers) = (topics_verdict(topics), workers_verdict(object, stages));
             let ready = match (&topics, &workers) {
                 ((false, ..), _) => topics.clone(),
                 (_, (false, ..)) => workers.clone(),
@@ -73,6 +73,7 @@ pub fn status(object: &ErrorHandlingPipeline, outcome: &Outcome, now: Timestamp)
                     let message = "records are processed, but none is tried again: the retry stage is scaled to 0";
                     (true, READY.to_owned(), message.to_owned())
                 }
+                _ if object.is_external() => (true, READY.to_owned(), workers.2.clone()),
                 _ => (true, READY.to_owned(), "records are processed".to_owned()),
             };
             let progressing = (is_passing(&ready.1), ready.1.clone(), ready.2.clone());
@@ -149,7 +150,11 @@ fn topics_verdict(topics: &[TopicState]) -> Verdict {
     }
 }
 
-fn workers_verdict(stages: &[Option<StageState>; 2]) -> Verdict {
+fn workers_verdict(object: &ErrorHandlingPipeline, stages: &[Option<StageState>; 2]) -> Verdict {
+    if object.is_external() {
+        let message = format!("records are processed by the consumers of the group `{}`", object.consumer_group());
+        return (true, "External".to_owned(), message);
+    }
     let states: Vec<_> = stages.iter().flatten().collect();
     if states.len() < stages.len() {
         return (false, "WaitingForTopics".to_owned(), "workers are started when the topics are ready".to_owned());

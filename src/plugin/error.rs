@@ -65,6 +65,42 @@ pub enum PluginError {
     /// Nothing says which image workers run.
     #[error("which image the workers of `{0}` would run is not known, as it has none yet: say --worker-image IMAGE")]
     NoImage(String),
+    /// The command line does not say enough.
+    #[error("{0}")]
+    Usage(String),
+    /// There is nobody to ask.
+    #[error(
+        "no worker of `{0}` runs, which could read its dead letters: start one, or say --bootstrap-servers HOST:PORT if \
+         Kafka can be reached from here"
+    )]
+    NoWorker(String),
+    /// A worker could not answer.
+    #[error("the worker {pod} could not read them: {why}")]
+    Worker {
+        /// Its pod.
+        pod: String,
+        /// What it said.
+        why: String,
+    },
+    /// Kafka does not answer.
+    #[error("Kafka at {bootstrap_servers} could not be read: {why}; is it reachable from here?")]
+    Kafka {
+        /// Where it was looked for.
+        bootstrap_servers: String,
+        /// What the client says.
+        why: String,
+    },
+    /// There is no such topic.
+    #[error("there is no topic `{0}` in this Kafka; `kubectl lazaret status NAME` lists those of a pipeline")]
+    NoTopic(String),
+    /// There is nothing at this place.
+    #[error("there is no dead letter at {position} of {topic}: retention may have taken it, or it never was one")]
+    NoLetter {
+        /// The topic.
+        topic: String,
+        /// The place in it.
+        position: String,
+    },
     /// The pipeline cannot run.
     #[error("the pipeline `{name}` cannot run: {reason}: {message}")]
     Invalid {
@@ -106,7 +142,14 @@ impl PluginError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Config(_) | Self::NotFound { .. } | Self::File(_) | Self::OtherNamespace { .. } | Self::NoImage(_)
+            Self::Config(_)
+                | Self::NotFound { .. }
+                | Self::File(_)
+                | Self::OtherNamespace { .. }
+                | Self::NoImage(_)
+                | Self::Usage(_)
+                | Self::NoTopic(_)
+                | Self::NoLetter { .. }
         )
     }
 }

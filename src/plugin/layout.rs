@@ -38,6 +38,19 @@ pub fn one_line(text: &str, longest: usize) -> String {
     }
 }
 
+/// The text without what would steer a terminal: anybody may write that into a record. It is escaped as JSON has it.
+pub fn printable(text: &str) -> String {
+    let escaped = |letter: char| letter.is_control() && letter != '\n';
+    text.chars().fold(String::with_capacity(text.len()), |mut printable, letter| {
+        if escaped(letter) {
+            printable.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            printable.push(letter);
+        }
+        printable
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +72,9 @@ mod tests {
     fn a_long_text_is_cut() {
         assert_eq!(one_line("a\n b", 9), "a b");
         assert_eq!(one_line("abcdef", 4), "abc…");
+    }
+    #[test]
+    fn what_would_steer_a_terminal_is_escaped() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}ü"), "a\\u001b[2Jb\n\\u009bü");
     }
 }

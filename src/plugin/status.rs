@@ -121,7 +121,7 @@ pub fn page(page: &Page, now: Timestamp) -> String {
     section(&mut lines, "Records", records::records(object, now));
     section(&mut lines, "Topics", topics(object));
     let mut workers = workers_of(object, &stages);
-    if page.stages.is_none() {
+    if page.stages.is_none() && !object.is_external() {
         workers.push("as last reported: you may not look at Deployments and pods here".to_owned());
     }
     section(&mut lines, "Workers", workers);
@@ -198,6 +198,9 @@ fn topics(object: &ErrorHandlingPipeline) -> Vec<String> {
 }
 
 fn workers_of(object: &ErrorHandlingPipeline, stages: &[Option<StageState>; 2]) -> Vec<String> {
+    if object.is_external() {
+        return vec![];
+    }
     let titles = ["STAGE", "DEPLOYMENT", "READY"].map(str::to_owned).to_vec();
     let row = |(stage, state): (Stage, &Option<StageState>)| {
         let ready = state.as_ref().map_or_else(|| "none yet".to_owned(), workers);

@@ -76,6 +76,7 @@ impl Processor {
         let kind = match plan {
             ProcessorPlan::Http(plan) => Kind::Http(HttpProcessor::new(plan)?),
             ProcessorPlan::Rules(rules) => Kind::Rules(rules.clone()),
+            ProcessorPlan::External => return Err(ClientError::External),
         };
         Ok(Self { kind, fault })
     }

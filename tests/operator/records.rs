@@ -1,13 +1,16 @@
 //! What the status says of records: dead letters, lag, what waits, who reads, and what moved.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use lazaret::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalanceStatus};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::site::{Site, in_site, metric};
+use crate::site::{Site, in_site, kubeconfig, metric};
 use crate::support::cluster::{kafka_from_here, wait_for};
+use crate::support::lazaret::{Lazaret, bash};
 use crate::support::{eventually, topics};
 
 /// Waits for the status of a pipeline to say something.
@@ -69,6 +72,8 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         })
         .await;
         assert_eq!(metric(&mut operator, "lazaret_dead_letters{"), 20);
+        every_metric_that_is_asked_for_is_there(site, &mut operator).await;
+        a_worker_reads_them_for_who_is_not_in_the_cluster(site);
 
         // Retention takes what is below.
         for partition in 0..3 {
@@ -87,6 +92,52 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         says(site, "counts one more", |status| (status.dead_letters.as_ref()?.total == left + 1).then_some(())).await;
     })
     .await;
+}
+
+/// The alerts read what the operator says, the dashboard also what workers say.
+async fn every_metric_that_is_asked_for_is_there(site: &Site, operator: &mut Lazaret) {
+    let address = operator.wait_for("listening address=");
+    let of_operator = bash(&format!("curl -sf http://{address}/metrics"));
+    let pods: Api<Pod> = Api::namespaced(site.client.clone(), &site.namespace);
+    let mut of_all = of_operator.clone();
+    for pod in pods.list(&ListParams::default()).await.unwrap().items {
+        let address = pod.status.unwrap().pod_ip.unwrap();
+        of_all.push_str(&bash(&format!("curl -sf http://{address}:8080/metrics")));
+    }
+    for (file, metrics) in [("alerts.yaml", &of_operator), ("dashboard.json", &of_all)] {
+        let text = std::fs::read_to_string(format!("charts/lazaret/files/{file}")).unwrap();
+        let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked_for: BTreeSet<_> = words.filter(|word| word.starts_with("lazaret_")).collect();
+        assert!(asked_for.len() >= 4, "{asked_for:?}");
+        for name in asked_for {
+            let is_there =
+                metrics.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+            assert!(is_there, "{file}: {name} is not in\n{metrics}");
+        }
+    }
+}
+
+fn a_worker_reads_them_for_who_is_not_in_the_cluster(site: &Site) {
+    let dlt = |arguments: &str| {
+        let (binary, namespace) = (env!("CARGO_BIN_EXE_lazaret"), &site.namespace);
+        bash(&format!("KUBECONFIG={} {binary} dlt {arguments} -n {namespace} -o json", kubeconfig()))
+    };
+    let listed: Value = serde_json::from_str(&dlt("list orders --error-type E --limit 3")).unwrap();
+    assert_eq!((&listed["total"], &listed["matching"]), (&json!(20), &json!(20)));
+    let newest = &listed["items"][0];
+    assert_eq!((newest["value"].clone(), &newest["original"]["topic"]), (Value::Null, &json!(site.named("orders"))));
+    let position = format!("{}:{}", newest["partition"], newest["offset"]);
+    let shown: Value = serde_json::from_str(&dlt(&format!("show orders {position} --payload"))).unwrap();
+    let envelope: Value = serde_json::from_str(shown["value"]["text"].as_str().unwrap()).unwrap();
+    assert_eq!(envelope["originalKey"], newest["key"]["text"]);
+    // What the worker complains of is said here.
+    let refused = bash(&format!(
+        "KUBECONFIG={} {} dlt show orders 0:99999 -n {} 2>&1 || true",
+        kubeconfig(),
+        env!("CARGO_BIN_EXE_lazaret"),
+        site.namespace
+    ));
+    assert!(refused.contains("there is no dead letter at 0:99999"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +161,8 @@ async fn what_waits_for_its_next_attempt_is_retrying_and_no_lag() {
         assert!((3_000..=3_600).contains(&ahead), "{ahead} s");
         // Without a worker nobody says when they are due; they are all there still.
         scale(site, "orders-retry", 0).await;
-        says(site, "has no member", |status| status.groups.as_ref()?.retry.members.is_empty().then_some(())).await;
+        says(site, "has no member", |status| status.groups.as_ref()?.retry.as_ref()?.members.is_empty().then_some(()))
+            .await;
         says(site, "still has them", |status| (status.retrying? >= 5).then_some(())).await;
     })
     .await;

@@ -7,8 +7,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, Resource
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, FutureProducer, FutureRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::DEADLINE;
@@ -54,6 +54,34 @@ pub async fn write(
     (record.key, record.payload, record.headers) = (key, value, headers);
     let delivery = producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error).unwrap();
     (delivery.partition, delivery.offset)
+}
+
+/// Writes rounds of ten dead letters, seven of one error type and three of another, each in a transaction; every fourth is
+/// given up again. Returns how many there are then.
+pub fn write_in_transactions(address: &str, topic: &str, rounds: usize) -> usize {
+    let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
+        .set("bootstrap.servers", address)
+        .set("transactional.id", super::unique("transactions"))
+        .create()
+        .unwrap();
+    producer.init_transactions(DEADLINE).unwrap();
+    let is_given_up = |round: &usize| round % 4 == 3;
+    for round in 0..rounds {
+        producer.begin_transaction().unwrap();
+        for n in 0..10 {
+            let error_type = if n < 7 { "ValidationException" } else { "BusyException" };
+            let headers = OwnedHeaders::new()
+                .insert(Header { key: "lazaret-error-type", value: Some(error_type) })
+                .insert(Header { key: "lazaret-reason", value: Some("Permanent") });
+            let key = format!("{round}-{n}");
+            producer.send(BaseRecord::to(topic).key(&key).payload("x").headers(headers)).unwrap();
+        }
+        match is_given_up(&round) {
+            true => producer.abort_transaction(DEADLINE).unwrap(),
+            false => producer.commit_transaction(DEADLINE).unwrap(),
+        }
+    }
+    10 * (0..rounds).filter(|round| !is_given_up(round)).count()
 }
 
 /// Writes a value to one partition.

@@ -79,7 +79,7 @@ pub struct ErrorHandlingPipelineSpec {
     /// The topic whose records are processed. It is made when it does not exist.
     pub topic: Topic,
 
-    /// What is done with each record. Set one of `http`, `container` and `rules`.
+    /// What is done with each record. Set one of `http`, `container`, `rules` and `external`.
     pub processor: Processor,
 
     /// How records are read from the topic. May be left out.
@@ -152,21 +152,37 @@ impl ErrorHandlingPipeline {
         given.unwrap_or_else(|| format!("{}.dlt", self.spec.topic.name))
     }
 
-    /// Returns the names of all its topics, each once: main, retry, and every dead letter topic.
-    pub fn topic_names(&self) -> Vec<String> {
-        let rules = self.spec.retry.rules.iter().filter_map(|rule| rule.dlt.clone());
-        let mut names = vec![self.spec.topic.name.clone(), self.retry_topic(), self.dead_letter_topic()];
-        for name in rules {
-            if !names.contains(&name) {
-                names.push(name);
+    /// Returns the names of its dead letter topics, each once: the one of `dlt`, then those of rules.
+    pub fn dead_letter_topics(&self) -> Vec<String> {
+        let mut names = vec![self.dead_letter_topic()];
+        for name in self.spec.retry.rules.iter().filter_map(|rule| rule.dlt.as_ref()) {
+            if !names.contains(name) {
+                names.push(name.clone());
             }
         }
         names
     }
 
+    /// Returns the topics that are read: main and retry. What an external consumer reads beside its topic is not known.
+    pub fn read_topics(&self) -> Vec<String> {
+        let retry = (!self.is_external()).then(|| self.retry_topic());
+        std::iter::once(self.spec.topic.name.clone()).chain(retry).collect()
+    }
+
+    /// Returns the names of all its topics, each once: those that are read, and every dead letter topic.
+    pub fn topic_names(&self) -> Vec<String> {
+        [self.read_topics(), self.dead_letter_topics()].concat()
+    }
+
+    /// Returns whether its records are processed by a consumer that is not Lazaret's.
+    pub fn is_external(&self) -> bool {
+        self.spec.processor.external.is_some()
+    }
+
     /// Returns the consumer group of the main stage: the given one, else `<name>-consumer-group`.
     pub fn consumer_group(&self) -> String {
-        let given = self.spec.consumer.group_id.clone();
+        let external = self.spec.processor.external.as_ref().map(|external| external.group_id.clone());
+        let given = external.or_else(|| self.spec.consumer.group_id.clone());
         given.unwrap_or_else(|| format!("{}-consumer-group", self.name_any()))
     }
 
@@ -210,5 +226,13 @@ fn rules() -> Vec<Rule> {
         )
         .message("the retry stage needs a consumer group of its own: give it another groupId than consumer.groupId")
         .field_path(".retry.groupId"),
+        Rule::new("!has(self.processor.external) || !has(self.consumer.groupId)")
+            .message("leave it out: the group is that of processor.external.groupId")
+            .field_path(".consumer.groupId"),
+        Rule::new("!has(self.processor.external) || !has(self.retry.topic.name)")
+            .message("leave it out: retries are the external consumer's own, in topics of its own")
+            .field_path(".retry.topic.name"),
+        Rule::new("!has(self.processor.external) || !(self.ingress.enabled || self.faultInjection.enabled)")
+            .message("ingress and faultInjection need workers, and an external processor has none: leave them out"),
     ]
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ContainerProcessor, HttpProcessor};
 
-/// What is done with each record. Set one of `http`, `container` and `rules`.
+/// What is done with each record. Set one of `http`, `container`, `rules` and `external`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = validations()))]
@@ -26,6 +26,11 @@ pub struct Processor {
     #[schemars(length(min = 1, max = 64))]
     pub rules: Option<Vec<Rule>>,
 
+    /// A consumer of your own, with Spring Kafka say, that goes on as it is: no worker is run. Its topics are made, and its
+    /// group and its dead letters are watched. It cannot be set later in place of another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalProcessor>,
+
     /// How many records one worker may process at the same time, 1 to 10000. Default: 64.
     #[serde(default = "sixty_four")]
     #[schemars(range(min = 1, max = 10_000))]
@@ -37,6 +42,15 @@ pub struct Processor {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub records_per_second: Option<u32>,
+}
+
+/// A consumer that is not run by Lazaret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalProcessor {
+    /// The consumer group as which it reads the topic (in Spring Kafka, `spring.kafka.consumer.group-id`).
+    #[schemars(length(min = 1, max = 249))]
+    pub group_id: String,
 }
 
 /// A condition under which a record fails.
@@ -62,10 +76,19 @@ const fn sixty_four() -> u32 {
     64
 }
 
-fn validations() -> [Validation; 1] {
-    [Validation::new("[has(self.http), has(self.container), has(self.rules)].filter(given, given).size() == 1")
+fn validations() -> [Validation; 2] {
+    [
+        Validation::new(
+            "[has(self.http), has(self.container), has(self.rules), has(self.external)].filter(given, given).size() == 1",
+        )
         .message(
-            "set exactly one of http (a service to call), container (an image to run beside the worker) and rules (CEL \
-         expressions)",
-        )]
+            "set exactly one of http (a service to call), container (an image to run beside the worker), rules (CEL \
+             expressions) and external (a consumer of your own)",
+        ),
+        // Workers would go on beside it: the operator has no right to delete them.
+        Validation::new("!has(self.external) || has(oldSelf.external)").message(
+            "external cannot take the place of another processor: delete this object (its topics stay with \
+             deletionPolicy: Retain) and make it anew",
+        ),
+    ]
 }

@@ -107,8 +107,9 @@ pub struct CauseStatus {
 pub struct GroupsStatus {
     /// The group that reads the main topic.
     pub main: GroupStatus,
-    /// The group that reads the retry topic.
-    pub retry: GroupStatus,
+    /// The group that reads the retry topic; an external consumer has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<GroupStatus>,
 }
 
 /// A consumer group.

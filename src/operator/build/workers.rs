@@ -24,8 +24,11 @@ pub fn deployment_name(pipeline: &str, stage: Stage) -> String {
     }
 }
 
-/// Everything besides the topics, in the order in which it is applied.
+/// Everything besides the topics, in the order in which it is applied. An external consumer has no workers.
 pub fn build_workers(validated: &ValidatedPipeline, image: &str) -> Vec<DynamicObject> {
+    if validated.object.is_external() {
+        return vec![];
+    }
     let name = validated.object.name_any();
     let config = worker_config(&validated.object);
     let mut objects = vec![

@@ -8,7 +8,6 @@ use super::view::{StageView, View};
 use crate::api::v1alpha1::RebalancesStatus;
 use crate::domain::dead_letters::{HOUR, Summary};
 use crate::domain::group::RebalanceReason;
-use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
 
 /// Whether the counts are of now.
@@ -71,7 +70,7 @@ pub fn verdicts(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> V
         (CONSUMER_STUCK, stuck(view, now)),
         (REBALANCE_STORM, storm(view, rebalances, now)),
         (CIRCUIT_OPEN, circuit_open(view)),
-        (RETRY_BACKLOG_SATURATED, saturated(view.retry())),
+        (RETRY_BACKLOG_SATURATED, view.retry.as_ref().and_then(saturated)),
         (DEAD_LETTER_TOPIC_UNSAFE, unsafe_topic(view)),
     ];
     let verdict = |(of_type, found): (&'static str, Option<(&str, String)>)| match found {
@@ -85,13 +84,13 @@ pub fn verdicts(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> V
 }
 
 fn current(view: &View) -> Verdict {
-    let (holds, reason, message) = match view.retry().is_unheard {
-        false => (true, "Counted", "the counts are of now, or of a few seconds ago".to_owned()),
-        true => {
+    let (holds, reason, message) = match view.retry.as_ref().filter(|retry| retry.is_unheard) {
+        None => (true, "Counted", "the counts are of now, or of a few seconds ago".to_owned()),
+        Some(retry) => {
             let message = format!(
                 "no worker of the retry stage answers the operator: what is due in {} is not told from what \
                  waits, and is not in the lag. See {}.",
-                view.retry().topic,
+                retry.topic,
                 page(COUNTS_CURRENT)
             );
             (false, "WorkersUnheard", message)
@@ -146,9 +145,9 @@ fn new_error_type(letters: &Summary, now: Timestamp) -> Found {
 }
 
 fn stuck(view: &View, now: Timestamp) -> Found {
-    let stages = view.stages.iter().zip([Stage::Main, Stage::Retry]);
-    let (stage, of, (partition, (since, offset))) = stages
-        .filter_map(|(stage, of)| {
+    let (stage, of, (partition, (since, offset))) = view
+        .stages()
+        .filter_map(|(of, stage)| {
             let first = stage.stuck.iter().min_by_key(|(_, (since, _))| *since)?;
             (now.since(first.1.0) >= STUCK_AFTER && stage.circuit_open.is_none()).then_some((stage, of, first))
         })
@@ -156,17 +155,20 @@ fn stuck(view: &View, now: Timestamp) -> Found {
     let (topic, seconds) = (&stage.topic, now.since(*since).as_secs());
     let place = format!("{topic}, partition {partition}, offset {offset}");
     if stage.group.as_ref().is_some_and(|group| group.members.is_empty()) {
+        let why = match view.is_external {
+            true => "Does the application run, and with this group id?".to_owned(),
+            false => format!("Are the workers of the {of} stage scaled to 0, or do their pods fail?"),
+        };
+        let (ready, group) = (stage.ready(), &stage.group_id);
         let message = format!(
-            "{} records are ready and the group `{}` has no member: nothing was finished for {seconds} s. Are the \
-             workers of the {of} stage scaled to 0, or do their pods fail?",
-            stage.ready(),
-            stage.group_id
+            "{ready} records are ready and the group `{group}` has no member: nothing was finished for {seconds} s. {why}"
         );
         return Some(("NoMembers", message));
     }
+    let who = if view.is_external { "consumer commits nothing" } else { "processor does not answer" };
     let message = format!(
         "{} records are ready and nothing was finished for {seconds} s; the lowest that is not is {place}. Either the \
-         processor does not answer, or that record is what it cannot bear.",
+         {who}, or that record is what it cannot bear.",
         stage.ready()
     );
     Some(("NoProgress", message))
@@ -184,7 +186,7 @@ fn storm(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> Found {
     let of = |reason: RebalanceReason| recent.iter().filter(|rebalance| rebalance.reason == reason.to_string()).count();
     let what = format!("{count} rebalances within {} minutes", within.as_secs() / 60);
     // A worker that crashes is back under another name, as one is that was taken for dead.
-    let restarts: i32 = view.stages.iter().map(|stage| stage.restarts).sum();
+    let restarts: i32 = view.stages().map(|(_, stage)| stage.restarts).sum();
     if 2 * usize::try_from(restarts).unwrap_or(0) >= count {
         let message = format!(
             "{what}; containers of the workers were started again {restarts} times: `kubectl logs --previous` says why they end."
@@ -192,9 +194,13 @@ fn storm(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> Found {
         return Some(("WorkersRestart", message));
     }
     if 2 * of(RebalanceReason::MemberTimedOut) >= count {
+        let (poll, session) = match view.is_external {
+            true => ("the consumer's max.poll.interval.ms", "its session.timeout.ms"),
+            false => ("consumer.maxPollInterval", "consumer.sessionTimeout"),
+        };
         let message = format!(
-            "{what}, because members are taken for dead: raise consumer.maxPollInterval if calls take long, \
-             consumer.sessionTimeout if the network or the node is slow."
+            "{what}, because members are taken for dead: raise {poll} if calls take long, {session} if the network or \
+             the node is slow."
         );
         return Some(("MembersTimeOut", message));
     }
@@ -202,8 +208,7 @@ fn storm(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> Found {
 }
 
 fn circuit_open(view: &View) -> Found {
-    let stages = view.stages.iter().zip([Stage::Main, Stage::Retry]);
-    let mut open = stages.filter_map(|(stage, of)| Some((of, stage.circuit_open.as_ref()?)));
+    let mut open = view.stages().filter_map(|(of, stage)| Some((of, stage.circuit_open.as_ref()?)));
     let (stage, (why, next)) = open.next()?;
     let next = next.map_or_else(
         || "a few records are tried now".to_owned(),

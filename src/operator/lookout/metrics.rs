@@ -11,7 +11,6 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::Watched;
 use super::view::View;
-use crate::domain::provenance::Stage;
 
 /// Error types that are counted under their own name; the rarer ones beyond are counted as `other`. They come from users'
 /// code, and a label with unbounded values would bring down whoever scrapes it.
@@ -73,7 +72,7 @@ impl Seen {
         let rebalances = Family::<PipelineLabels, Counter>::default();
         for pipeline in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let labels = PipelineLabels { namespace: pipeline.namespace.clone(), pipeline: pipeline.name.clone() };
-            for (stage, of) in pipeline.view.stages.iter().zip([Stage::Main, Stage::Retry]) {
+            for (of, stage) in pipeline.view.stages() {
                 let PipelineLabels { namespace, pipeline } = labels.clone();
                 let labels = StageLabels { namespace, pipeline, stage: of.to_string() };
                 set(&ready, &labels, stage.ready());

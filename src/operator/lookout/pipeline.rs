@@ -17,6 +17,7 @@ use super::workers::Workers;
 use super::{FIELD_MANAGER, Watched, conditions, status};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, RebalancesStatus};
 use crate::domain::dead_letters::{DeadLetters, HOUR, Summary};
+use crate::domain::pipeline::{Pipeline, ProcessorPlan};
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
 use crate::domain::topic::dangers;
@@ -55,7 +56,7 @@ pub struct PipelineLookout {
     counted: Option<Summary>,
     /// Whether all dead letters of the last look were read.
     complete: bool,
-    stages: [StageLookout; 2],
+    stages: Vec<StageLookout>,
     rebalances: Option<RebalancesStatus>,
     /// When the rebalances of the last hour were seen.
     rebalanced: Vec<Timestamp>,
@@ -68,7 +69,7 @@ pub struct PipelineLookout {
 
 impl PipelineLookout {
     pub fn new(context: Arc<Context>, workers: Workers, watched: Arc<Watched>) -> Self {
-        let stages = [Stage::Main, Stage::Retry].map(|stage| StageLookout::new(&watched.pipeline, stage));
+        let stages = stages(&watched.pipeline);
         Self {
             context,
             workers,
@@ -91,12 +92,9 @@ impl PipelineLookout {
     /// Takes note that the pipeline was reconciled. What it is about may be something else now.
     pub fn set_watched(&mut self, watched: Arc<Watched>) {
         if self.watched.generation != watched.generation {
-            let names = |watched: &Watched| {
-                let source = |stage| watched.pipeline.source(stage);
-                [Stage::Main, Stage::Retry].map(|stage| (source(stage).topic.clone(), source(stage).group_id.clone()))
-            };
-            if names(&self.watched) != names(&watched) {
-                self.stages = [Stage::Main, Stage::Retry].map(|stage| StageLookout::new(&watched.pipeline, stage));
+            let sources = |of: &Pipeline| of.stages().iter().map(|stage| of.source(*stage).clone()).collect::<Vec<_>>();
+            if sources(&self.watched.pipeline) != sources(&watched.pipeline) {
+                self.stages = stages(&watched.pipeline);
             }
             let letters = |watched: &Watched| watched.pipeline.policy.dead_letter_topics();
             if letters(&self.watched) != letters(&watched) {
@@ -165,9 +163,7 @@ impl PipelineLookout {
         rebalances.per_hour = status::per_hour(&self.rebalanced, now);
         let view = self.view();
         self.rebalances = Some(rebalances.clone());
-        let is_busy = view.main().ready() + view.retry().ready() > 0
-            || !self.complete
-            || self.stages.iter().any(StageLookout::is_unsettled);
+        let is_busy = view.ready() > 0 || !self.complete || self.stages.iter().any(StageLookout::is_unsettled);
         if moved || is_busy || !seen.is_empty() {
             self.active_until = at + ACTIVE;
         }
@@ -236,11 +232,14 @@ impl PipelineLookout {
     }
 
     fn view(&self) -> View {
+        let of = |stage| self.stages.iter().find(|of| of.stage() == stage).map(|stage| stage.view().clone());
         View {
-            stages: self.stages.each_ref().map(|stage| stage.view().clone()),
+            main: of(Stage::Main).unwrap_or_default(),
+            retry: of(Stage::Retry),
             dead_letters: self.counted.clone(),
             dead_letter_topics: self.watched.pipeline.policy.dead_letter_topics(),
             unsafe_topics: self.unsafe_topics.clone(),
+            is_external: matches!(self.watched.pipeline.processor, ProcessorPlan::External),
         }
     }
 
@@ -288,4 +287,8 @@ impl PipelineLookout {
             events::publish(&self.context, &about, EventType::Warning, reason, &note).await;
         }
     }
+}
+
+fn stages(pipeline: &Pipeline) -> Vec<StageLookout> {
+    pipeline.stages().iter().map(|stage| StageLookout::new(pipeline, *stage)).collect()
 }

@@ -1,6 +1,8 @@
 //! What is known of one stage of a pipeline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,12 +17,19 @@ use crate::domain::lag::{HeldView, PartitionView};
 use crate::domain::offsets::Position;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
+use crate::domain::record::Record;
 use crate::domain::stats::{BreakerState, StageStats};
 use crate::domain::time::Timestamp;
 use crate::kafka::dead_letters::Logs;
 
 /// Why a worker reads no more of a partition, when that is because it holds so much.
 const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];
+
+/// So many offsets at the end of a partition that nobody commits are looked into: they may be markers of transactions.
+const MARKERS: i64 = 16;
+
+/// How long that may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a group at rest is described whose workers say nothing new.
 const GROUP_INTERVAL: Duration = Duration::from_secs(4);
@@ -39,6 +48,8 @@ pub struct StageLookout {
     read_up_to: BTreeMap<i32, i64>,
     /// What was finished of each partition, and since when nothing more was.
     progress: BTreeMap<i32, (Option<Position>, Timestamp)>,
+    /// The ends of partitions that were looked into, and whether there are only markers.
+    blank: BTreeMap<i32, (Range<i64>, bool)>,
 }
 
 impl StageLookout {
@@ -55,6 +66,7 @@ impl StageLookout {
             assignment: vec![],
             read_up_to: BTreeMap::new(),
             progress: BTreeMap::new(),
+            blank: BTreeMap::new(),
         }
     }
 
@@ -98,6 +110,7 @@ impl StageLookout {
                 self.view.is_unheard =
                     self.stage == Stage::Retry && stats.is_empty() && pods.iter().any(|pod| pod.address.is_some());
                 self.see(logs, &stats, committed, now);
+                self.look_for_markers(kafka, now).await;
             }
             Err(error) => debug!(group = self.view.group_id, %error, "what is committed is not known"),
         }
@@ -125,7 +138,10 @@ impl StageLookout {
         self.view.partitions = of_topic
             .map(|((_, partition), log)| {
                 let (committed, held) = (committed.get(partition).cloned(), held.get(partition).copied());
-                (*partition, PartitionView { log: log.clone(), committed, held })
+                let mut view = PartitionView { log: log.clone(), committed, held, is_blank: false };
+                let rest = view.blocked_at().map(|from| (from..log.end, true));
+                view.is_blank = rest.is_some() && rest.as_ref() == self.blank.get(partition);
+                (*partition, view)
             })
             .collect();
         self.view.stuck = self.stuck(now);
@@ -139,6 +155,34 @@ impl StageLookout {
             .filter_map(|partition| Some((partition.partition, partition.paused.clone()?)))
             .filter(|(_, why)| SATURATED.contains(&why.as_str()))
             .collect();
+    }
+
+    /// Looks into the ends of partitions that no worker tells of and nobody moves on in.
+    async fn look_for_markers(&mut self, kafka: &Kafka, now: Timestamp) {
+        let topic: Arc<str> = Arc::from(self.view.topic.as_str());
+        let end = |(partition, view): (&i32, &PartitionView)| {
+            let rest = view.blocked_at()?..view.log.end;
+            let is_still = self.progress.get(partition).is_some_and(|(_, since)| *since < now);
+            let is_known = self.blank.get(partition).is_some_and(|(known, _)| *known == rest);
+            (view.held.is_none() && is_still && !is_known && rest.end - rest.start <= MARKERS)
+                .then(|| ((topic.clone(), *partition), rest))
+        };
+        let ends: Logs = self.view.partitions.iter().filter_map(end).collect();
+        if ends.is_empty() {
+            return;
+        }
+        let note = |found: &mut BTreeSet<i32>, record: Record| found.extend([record.partition]);
+        match kafka.reader.fold(ends.clone(), PATIENCE, BTreeSet::new(), note).await {
+            Ok((found, true)) => {
+                let known = |((_, partition), rest): ((Arc<str>, i32), Range<i64>)| {
+                    (partition, (rest, !found.contains(&partition)))
+                };
+                self.blank.extend(ends.into_iter().map(known));
+            }
+            // It is tried again the next time.
+            Ok((_, false)) => {}
+            Err(error) => debug!(topic = self.view.topic, %error, "the end of the topic could not be read"),
+        }
     }
 
     /// The partitions in which something is ready, and since when nothing was finished there.

@@ -71,13 +71,13 @@ pub fn status(
     now: Timestamp,
 ) -> ErrorHandlingPipelineStatus {
     let verdicts = conditions::verdicts(view, rebalances, now);
-    let next_due = view.retry().next_due.filter(|_| view.retry().unprocessed() > 0);
+    let next_due = view.retry.as_ref().filter(|retry| retry.unprocessed() > 0).and_then(|retry| retry.next_due);
     in_order(ErrorHandlingPipelineStatus {
-        lag: Some(count(view.main().ready() + view.retry().ready())),
-        retrying: Some(count(view.retry().unprocessed())),
+        lag: Some(count(view.ready())),
+        retrying: view.retry.as_ref().map(|retry| count(retry.unprocessed())),
         next_due: next_due.and_then(time),
         dead_letters: view.dead_letters.as_ref().map(dead_letters).or_else(|| before.dead_letters.clone()),
-        groups: Some(GroupsStatus { main: group(view.main()), retry: group(view.retry()) }),
+        groups: Some(GroupsStatus { main: group(&view.main), retry: view.retry.as_ref().map(group) }),
         rebalances: Some(rebalances.clone()),
         conditions: with_times(before, generation, verdicts, now),
         ..Default::default()
@@ -125,7 +125,8 @@ pub fn is_noticeable(before: &ErrorHandlingPipelineStatus, after: &ErrorHandling
     };
     let members = |status: &ErrorHandlingPipelineStatus| {
         let groups = status.groups.clone().unwrap_or_default();
-        (groups.main.state, groups.main.members, groups.retry.state, groups.retry.members)
+        let of_group = |group: GroupStatus| (group.state, group.members);
+        (of_group(groups.main), groups.retry.map(of_group))
     };
     is_far(before.lag, after.lag)
         || is_far(before.retrying, after.retrying)

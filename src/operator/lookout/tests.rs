@@ -35,7 +35,7 @@ fn stage(topic: &str) -> StageView {
     StageView {
         topic: topic.into(),
         group_id: format!("{topic}-group"),
-        partitions: [(0, PartitionView { log: 0..10, committed, held })].into(),
+        partitions: [(0, PartitionView { log: 0..10, committed, held, is_blank: false })].into(),
         group: Some(group),
         ..StageView::default()
     }
@@ -49,10 +49,12 @@ fn cause(error_type: &str, count: u64, first: Timestamp) -> CauseSummary {
 /// A pipeline with nothing to tell of.
 fn quiet() -> View {
     View {
-        stages: [stage("orders"), stage("orders.retry")],
+        main: stage("orders"),
+        retry: Some(stage("orders.retry")),
         dead_letters: Some(Summary::default()),
         dead_letter_topics: vec!["orders.dlt".into()],
         unsafe_topics: vec![],
+        is_external: false,
     }
 }
 
@@ -121,17 +123,17 @@ fn an_error_type_is_new_for_an_hour_even_if_it_has_another_reason_now() {
 fn a_consumer_is_stuck_when_nothing_was_finished_for_long_enough_and_the_breaker_is_not_why() {
     let after = i64::try_from(STUCK_AFTER.as_secs()).unwrap();
     let mut view = quiet();
-    view.stages[0].partitions.get_mut(&0).unwrap().log = 0..17;
-    view.stages[0].stuck = [(0, (ago(after - 1), 10))].into();
+    view.main.partitions.get_mut(&0).unwrap().log = 0..17;
+    view.main.stuck = [(0, (ago(after - 1), 10))].into();
     assert_eq!(held(&view, &RebalancesStatus::default()), [], "not for long enough");
-    view.stages[0].stuck = [(0, (ago(after), 10)), (3, (ago(5), 70))].into();
+    view.main.stuck = [(0, (ago(after), 10)), (3, (ago(5), 70))].into();
     let (_, reason, message) = alone(&view);
     assert_eq!(reason, "NoProgress");
     insta::assert_snapshot!(message, @"7 records are ready and nothing was finished for 60 s; the lowest that is not is orders, partition 0, offset 10. Either the processor does not answer, or that record is what it cannot bear. See docs/conditions/consumer-stuck.md.");
-    view.stages[0].circuit_open = Some(("80 of 120 calls failed".into(), Some(NOW)));
+    view.main.circuit_open = Some(("80 of 120 calls failed".into(), Some(NOW)));
     assert_eq!(alone(&view).0, conditions::CIRCUIT_OPEN);
-    view.stages[0].circuit_open = None;
-    view.stages[0].group = Some(GroupView { state: "Empty".into(), ..GroupView::default() });
+    view.main.circuit_open = None;
+    view.main.group = Some(GroupView { state: "Empty".into(), ..GroupView::default() });
     assert_eq!(alone(&view).1, "NoMembers");
 }
 
@@ -140,7 +142,7 @@ fn five_rebalances_within_ten_minutes_are_a_storm_whose_likely_cause_is_named() 
     use RebalanceReason::*;
     let reason = |rebalances: &RebalancesStatus, restarts| {
         let mut view = quiet();
-        view.stages[0].restarts = restarts;
+        view.main.restarts = restarts;
         held(&view, rebalances).pop().map(|(_, reason, _)| reason)
     };
     assert_eq!(reason(&rebalances(MemberLeft, 4, 10), 0), None);
@@ -152,11 +154,26 @@ fn five_rebalances_within_ten_minutes_are_a_storm_whose_likely_cause_is_named() 
 }
 
 #[test]
+fn of_an_external_consumer_there_is_no_retry_stage_and_what_to_do_is_said_of_the_application() {
+    let mut view = View { retry: None, is_external: true, ..quiet() };
+    let status = written(&view);
+    assert_eq!((status.lag, status.retrying, status.groups.unwrap().retry), (Some(0), None, None));
+    view.main.partitions.get_mut(&0).unwrap().log = 0..17;
+    view.main.stuck = [(0, (ago(60), 10))].into();
+    assert!(alone(&view).2.contains("Either the consumer commits nothing, or that record is what it cannot bear."));
+    view.main.group = Some(GroupView { state: "Empty".into(), ..GroupView::default() });
+    assert!(alone(&view).2.contains("Does the application run, and with this group id?"));
+    view.main.stuck.clear();
+    let storm = held(&view, &rebalances(RebalanceReason::MemberTimedOut, 5, 10)).pop().unwrap();
+    assert!(storm.2.contains("raise the consumer's max.poll.interval.ms if calls take long"), "{}", storm.2);
+}
+
+#[test]
 fn what_else_is_wrong_is_said_with_what_to_do() {
     let mut view = quiet();
-    view.stages[1].saturated = [(2, "Records".to_owned())].into();
+    view.retry.as_mut().unwrap().saturated = [(2, "Records".to_owned())].into();
     view.unsafe_topics = vec!["`orders.dlt` is compacted".into()];
-    view.stages[0].circuit_open =
+    view.main.circuit_open =
         Some(("80 of 120 calls failed within 60s; the last: E".into(), Some(Timestamp(NOW.0 + 1_500))));
     let said: Vec<_> = held(&view, &RebalancesStatus::default()).into_iter().map(|(_, _, message)| message).collect();
     insta::assert_snapshot!(said.join("\n"), @"
@@ -183,11 +200,11 @@ fn written(view: &View) -> ErrorHandlingPipelineStatus {
 #[test]
 fn a_status_has_the_counts_and_says_who_reads_what() {
     let mut view = quiet();
-    view.stages[0].partitions.get_mut(&0).unwrap().log = 0..17;
-    let retry = view.stages[1].partitions.get_mut(&0).unwrap();
+    view.main.partitions.get_mut(&0).unwrap().log = 0..17;
+    let retry = view.retry.as_mut().unwrap().partitions.get_mut(&0).unwrap();
     retry.log = 0..30;
     retry.held = Some(HeldView { read_up_to: 30, records: 12, pending: 10 });
-    view.stages[1].next_due = Some(Timestamp(NOW.0 + 61_700));
+    view.retry.as_mut().unwrap().next_due = Some(Timestamp(NOW.0 + 61_700));
     view.dead_letters = letters((0..25).map(|n| cause(&format!("E{n:02}"), 2, ago(7_200))).collect());
     let status = written(&view);
     assert_eq!((status.lag, status.retrying), (Some(7 + 2), Some(12)));
@@ -195,7 +212,7 @@ fn a_status_has_the_counts_and_says_who_reads_what() {
     let letters = status.dead_letters.unwrap();
     assert_eq!((letters.total, letters.causes.len(), letters.of_other_causes), (50, 20, 10));
     let groups = status.groups.unwrap();
-    assert_eq!((groups.main.committed_lag, groups.retry.committed_lag), (7, 20));
+    assert_eq!((groups.main.committed_lag, groups.retry.unwrap().committed_lag), (7, 20));
     let member = &groups.main.members[0];
     assert_eq!((&*member.client, &*member.host, &*member.partitions), ("orders-consumer-1", "10.0.0.7", "0-2,5"));
     let types: Vec<_> = status.conditions.iter().map(|condition| &*condition.type_).collect();
@@ -254,8 +271,8 @@ fn an_event_tells_of_an_error_type_that_was_not_there_and_of_none_at_the_first_c
 #[test]
 fn what_may_wait_is_no_lag_while_no_worker_says_what_is_due_and_that_is_said() {
     let mut view = quiet();
-    view.stages[1].is_unheard = true;
-    let partition = view.stages[1].partitions.get_mut(&0).unwrap();
+    view.retry.as_mut().unwrap().is_unheard = true;
+    let partition = view.retry.as_mut().unwrap().partitions.get_mut(&0).unwrap();
     (partition.log, partition.held) = (0..30, None);
     let status = written(&view);
     assert_eq!((status.lag, status.retrying), (Some(0), Some(20)));

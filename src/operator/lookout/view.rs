@@ -6,19 +6,24 @@ use std::sync::Arc;
 use crate::domain::dead_letters::Summary;
 use crate::domain::group::GroupView;
 use crate::domain::lag::PartitionView;
+use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
 
 /// What was seen of a pipeline.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// The main and the retry stage.
-    pub stages: [StageView; 2],
+    /// The main stage.
+    pub main: StageView,
+    /// The retry stage; with an external consumer there is none.
+    pub retry: Option<StageView>,
     /// Its dead letters, `None` until they are counted.
     pub dead_letters: Option<Summary>,
     /// The dead letter topics.
     pub dead_letter_topics: Vec<Arc<str>>,
     /// What makes dead letters unsafe in their topics, in sentences.
     pub unsafe_topics: Vec<String>,
+    /// Whether the main stage is a consumer that is not Lazaret's.
+    pub is_external: bool,
 }
 
 /// What was seen of a stage.
@@ -48,14 +53,14 @@ pub struct StageView {
 }
 
 impl View {
-    /// The main stage.
-    pub fn main(&self) -> &StageView {
-        &self.stages[0]
+    /// The stages that there are.
+    pub fn stages(&self) -> impl Iterator<Item = (Stage, &StageView)> {
+        std::iter::once((Stage::Main, &self.main)).chain(self.retry.iter().map(|retry| (Stage::Retry, retry)))
     }
 
-    /// The retry stage.
-    pub fn retry(&self) -> &StageView {
-        &self.stages[1]
+    /// Records that could be processed now.
+    pub fn ready(&self) -> u64 {
+        self.stages().map(|(_, stage)| stage.ready()).sum()
     }
 }
 

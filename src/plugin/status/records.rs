@@ -13,12 +13,14 @@ const REBALANCES: usize = 3;
 pub(super) fn records(object: &ErrorHandlingPipeline, now: Timestamp) -> Vec<String> {
     let Some(status) = &object.status else { return vec![] };
     let mut lines = vec![];
-    if let (Some(lag), Some(retrying)) = (status.lag, status.retrying) {
+    if let Some(lag) = status.lag {
         let next = status.next_due.as_ref().map_or_else(String::new, |due| match due.0 > now {
             true => format!(", the next one in {}", since(now, due.0)),
             false => ", the next one now".to_owned(),
         });
-        lines.push(format!("{lag} ready and not processed; {retrying} in the retry topic{next}"));
+        let retrying =
+            status.retrying.map_or_else(String::new, |retrying| format!("; {retrying} in the retry topic{next}"));
+        lines.push(format!("{lag} ready and not processed{retrying}"));
     }
     lines.extend(status.dead_letters.iter().flat_map(|letters| dead_letters(letters, now)));
     lines
@@ -54,7 +56,7 @@ fn dead_letters(letters: &DeadLettersStatus, now: Timestamp) -> Vec<String> {
 pub(super) fn groups(object: &ErrorHandlingPipeline) -> Vec<String> {
     let Some(groups) = object.status.as_ref().and_then(|status| status.groups.as_ref()) else { return vec![] };
     let titles = ["GROUP", "STATE", "LAG (COMMITTED)", "MEMBER", "PARTITIONS"].map(str::to_owned).to_vec();
-    let rows = [&groups.main, &groups.retry].into_iter().flat_map(rows);
+    let rows = std::iter::once(&groups.main).chain(&groups.retry).flat_map(rows);
     columns(&std::iter::once(titles).chain(rows).collect::<Vec<_>>())
 }
 

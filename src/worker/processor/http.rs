@@ -32,6 +32,9 @@ pub enum ClientError {
     /// A header cannot be sent.
     #[error("processor.http.headers: `{0}` cannot be sent as a header")]
     Header(String),
+    /// There is none to call.
+    #[error("processor.external: its records are processed by a consumer of your own, so no worker is to be run")]
+    External,
     /// The client could not be made.
     #[error("the HTTP client could not be made")]
     Client(#[source] reqwest::Error),

@@ -1,0 +1,112 @@
+//! A consumer that is not Lazaret's: its topics are made, and its group and dead letters are watched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kube::api::ListParams;
+use lazaret::api::v1alpha1::ErrorHandlingPipelineStatus;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::site::{Site, in_site};
+use crate::support::cluster::{kafka_from_here, wait_for};
+use crate::support::topics;
+
+/// An application that reads a topic, and commits the offset after each record, as Spring Kafka does.
+struct Application {
+    ends: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Application {
+    fn start(name: &str, group: &str, topic: &str) -> Self {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", kafka_from_here())
+            .set("client.id", name)
+            .set("group.id", group)
+            .set("session.timeout.ms", "6000")
+            .set("auto.offset.reset", "earliest")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        consumer.subscribe(&[topic]).unwrap();
+        let ends = Arc::new(AtomicBool::new(false));
+        let end = ends.clone();
+        let thread = std::thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                if let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) {
+                    // A rebalance may be on its way; the record is read again then.
+                    let _ = consumer.commit_message(&message, CommitMode::Sync);
+                }
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+async fn says<T>(site: &Site, what: &str, probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>) -> T {
+    wait_for(&site.pipelines, "orders", what, |pipeline| probe(pipeline.status.as_ref()?)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_dead_letters_are_told() {
+    in_site("external", async |site| {
+        let _operator = site.operator();
+        let group = site.named("shop");
+        let more = format!("processor: {{external: {{groupId: {group}}}}}\nconsumer: {{}}");
+        site.apply(&site.pipeline("orders", &more)).await;
+        let message = site.reason("orders", "Ready").await;
+        assert_eq!(message, format!("records are processed by the consumers of the group `{group}`"));
+        assert_eq!(site.deployments.list(&ListParams::default()).await.unwrap().items.len(), 0);
+        let kafka_topics = site.topics.list(&ListParams::default()).await.unwrap().items;
+        let names: Vec<_> = kafka_topics.iter().map(|topic| topic.data["spec"]["topicName"].clone()).collect();
+        assert!(!names.iter().any(|name| name.to_string().contains("retry")), "{names:?}");
+
+        // Each partition ends with the marker of a transaction, which nobody commits.
+        let written = topics::write_in_transactions(&kafka_from_here(), &site.named("orders"), 8);
+        says(site, "has a lag", |status| (status.lag? >= written as i64 && status.retrying.is_none()).then_some(()))
+            .await;
+
+        let first = Application::start("shop-1", &group, &site.named("orders"));
+        says(site, "has no lag, and a member", |status| {
+            let groups = status.groups.as_ref()?;
+            let [member] = &groups.main.members[..] else { return None };
+            let is_read = member.client == "shop-1" && member.partitions == "0-1" && groups.main.committed_lag > 0;
+            (status.lag == Some(0) && is_read && groups.retry.is_none()).then_some(())
+        })
+        .await;
+
+        let second = Application::start("shop-2", &group, &site.named("orders"));
+        let joined = says(site, "tells of who joined", |status| {
+            let recent = &status.rebalances.as_ref()?.recent;
+            recent.iter().find(|rebalance| rebalance.members == ["shop-2"]).cloned()
+        })
+        .await;
+        assert_eq!((&*joined.reason, joined.members_after), ("MemberJoined", 2));
+        drop((first, second));
+
+        let producer = topics::producer(&kafka_from_here());
+        for n in 0..3 {
+            let headers = OwnedHeaders::new()
+                .insert(Header { key: "kafka_dlt-exception-fqcn", value: Some("org.springframework.Wrapper") })
+                .insert(Header { key: "kafka_dlt-exception-cause-fqcn", value: Some("shop.InvalidOrder") });
+            let key = format!("order-{n}");
+            topics::write(&producer, &site.named("orders.dlt"), Some(key.as_bytes()), Some(b"x"), Some(headers)).await;
+        }
+        let causes = says(site, "counts three dead letters", |status| {
+            status.dead_letters.as_ref().filter(|letters| letters.total == 3).map(|letters| letters.causes.clone())
+        })
+        .await;
+        assert_eq!((&*causes[0].error_type, causes[0].count), ("shop.InvalidOrder", 3));
+    })
+    .await;
+}
