@@ -34,9 +34,11 @@ chaos-proof: ## break the engine on purpose, promise by promise, and see that ch
 
 scale-test: export LAZARET_PIPELINES ?= 200
 scale-test: export LAZARET_IDLE_SECONDS ?= 300
-scale-test: ## make many pipelines at once, and print what they cost
+scale-test: export LAZARET_MOVING_SECONDS ?= 120
+scale-test: export LAZARET_DEAD_LETTERS ?= 1000000
+scale-test: ## make many pipelines at once, and many dead letters, and print what they cost
 	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
-	scripts/with-bed.sh cargo test --release --locked --test scale -- --nocapture
+	scripts/with-bed.sh cargo test --release --locked --test scale -- --nocapture --test-threads 1
 
 bed: ## build the Kubernetes cluster of the tests, with Kafka and Strimzi's CRDs
 	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed

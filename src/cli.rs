@@ -223,8 +223,8 @@ async fn operator(args: OperatorArgs) -> Result<()> {
 async fn plugin(command: PluginCommand) -> Result<()> {
     match plugin::run(command).await {
         Ok(answer) => print(&answer),
-        Err(error) if error.is_refusal() => Err(Refused(error.to_string()).into()),
-        Err(error) => Err(error.into()),
+        Err(error) if error.is_refusal() => Err(Refused(plugin::printable(&error.to_string())).into()),
+        Err(error) => Err(anyhow::Error::msg(plugin::printable(&error.to_string()))),
     }
 }
 

@@ -118,6 +118,8 @@ pub async fn run(settings: OperatorSettings, shutdown: impl Future<Output = ()>)
 
 /// Looks after the pipelines, and begins anew whenever the cluster serves Strimzi's resources in another version.
 async fn act(client: &Client, settings: &OperatorSettings, metrics: &Arc<Metrics>, lease: &Arc<Lease>) {
+    // What this replica knows is of when it acted before.
+    metrics.watch(vec![]);
     let mut known = None;
     loop {
         let strimzi = match known.take() {

@@ -21,6 +21,7 @@ use cluster::{Cluster, ClusterArgs};
 use dlt::DltCommand;
 pub use error::PluginError;
 use explain::read::Asked;
+pub use layout::printable;
 
 /// What can be asked of a cluster.
 #[derive(Debug, Subcommand)]
@@ -82,7 +83,7 @@ pub async fn run(command: PluginCommand) -> Result<String, PluginError> {
         PluginCommand::Explain(args) => explain(args).await,
         PluginCommand::Dlt { command } => dlt::run(command).await,
     };
-    answer.map(|text| layout::printable(&text))
+    answer.map(|text| printable(&text))
 }
 
 async fn status(args: StatusArgs) -> Result<String, PluginError> {

@@ -20,10 +20,14 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+fn template(values: &str) -> Output {
+    let arguments = ["template", "lazaret", "charts/lazaret", "--kube-version", "1.29.0", "--set", values];
+    Command::new(built("tests/bed/helm.sh")).args(arguments).output().unwrap()
+}
+
 /// The object of a kind that the chart renders with these values.
 fn rendered(kind: &str, values: &str) -> Value {
-    let arguments = ["template", "lazaret", "charts/lazaret", "--kube-version", "1.29.0", "--set", values];
-    let output = Command::new(built("tests/bed/helm.sh")).args(arguments).output().unwrap();
+    let output = template(values);
     assert!(output.status.success(), "{}", said(&output));
     let objects: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
     objects.into_iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
@@ -35,7 +39,7 @@ fn read(path: impl AsRef<Path>) -> String {
 
 #[test]
 fn every_alert_fires_when_it_should_and_not_before() {
-    let rule = rendered("PrometheusRule", "prometheusRule.enabled=true");
+    let rule = rendered("PrometheusRule", "prometheusRule.enabled=true,podMonitor.enabled=true");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alerts");
     fs::create_dir_all(&directory).unwrap();
     // What is JSON is YAML.
@@ -63,6 +67,18 @@ fn an_alert_can_be_left_out_by_its_name() {
     let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap();
     let names: Vec<_> = rules.iter().map(|rule| rule["alert"].as_str().unwrap()).collect();
     assert!(names.contains(&"LazaretConsumerStuck") && !names.contains(&"LazaretNewErrorType"), "{names:?}");
+    assert!(!names.contains(&"LazaretOperatorAbsent"), "it would always fire where nothing is scraped");
+}
+
+#[test]
+fn an_alert_that_is_misspelt_is_refused() {
+    let output = template("prometheusRule.enabled=true,prometheusRule.except={LazaretNewErrorTypes}");
+    assert!(!output.status.success());
+    assert!(
+        said(&output).contains("there is no alert LazaretNewErrorTypes; there are LazaretConsumerStuck,"),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]

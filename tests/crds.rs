@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
 
 /// What each rule refuses: a change to `examples/minimal.yaml`, and the one complaint it brings.
-const REFUSED: [(&str, &str); 32] = [
+const REFUSED: [(&str, &str); 34] = [
     (
         "metadata: {name: Orders}",
         ": metadata.name must begin with a letter, hold only lower case letters, digits and '-', and have at most 50 \
@@ -132,7 +132,16 @@ const REFUSED: [(&str, &str); 32] = [
     ),
     (
         "spec: {processor: {http: null, external: {groupId: shop}}, ingress: {enabled: true}}",
-        "spec: ingress and faultInjection need workers, and an external processor has none: leave them out",
+        "spec: ingress, faultInjection, consumer.replicas and autoscaling, and retry's groupId, replicas, autoscaling and \
+         rules are for workers, and an external processor has none: leave them out",
+    ),
+    (
+        "spec: {retry: {replicas: 2, autoscaling: {maxReplicas: 3}}}",
+        "spec.retry.replicas: leave it out, or autoscaling: only one of them can say how many workers there are",
+    ),
+    (
+        "spec: {consumer: {autoscaling: {minReplicas: 4, maxReplicas: 3}}}",
+        "spec.consumer.autoscaling.minReplicas: must not be more than maxReplicas",
     ),
 ];
 
@@ -219,6 +228,9 @@ fn no_rule_goes_without_a_test() {
             "partitions cannot be lowered: Kafka keeps them for the life of a topic".into(),
             "external cannot take the place of another processor: delete this object (its topics stay with \
              deletionPolicy: Retain) and make it anew"
+                .into(),
+            "say as which group the workers go on: with that of the application, which has to be stopped first, they go \
+             on where it was; with another one they begin at the start of the topic"
                 .into()
         ])
     );
@@ -228,7 +240,15 @@ fn no_rule_goes_without_a_test() {
 fn a_consumer_of_ones_own_cannot_take_the_place_of_workers_but_workers_its() {
     let called = minimal_with("{}").unwrap();
     let external = minimal_with("spec: {processor: {http: null, external: {groupId: shop}}}").unwrap();
-    assert_eq!(called.validate_cel_update(&external), Ok(()));
+    let beginning = called.validate_cel_update(&external).unwrap_err();
+    assert!(beginning[0].to_string().contains("say as which group the workers go on"), "{beginning:?}");
+    let going_on = minimal_with("spec: {consumer: {groupId: shop}}").unwrap();
+    assert_eq!(going_on.validate_cel_update(&external), Ok(()));
+    let long = format!(
+        "spec: {{topic: {{name: {}}}, processor: {{http: null, external: {{groupId: shop}}}}}}",
+        "o".repeat(245)
+    );
+    assert!(minimal_with(&long).is_ok(), "no retry topic has to be named after it");
     let refused = external.validate_cel_update(&called).unwrap_err();
     assert!(refused[0].to_string().contains("external cannot take the place of another processor"), "{refused:?}");
     assert_eq!(external.validate_cel_update(&external), Ok(()));

@@ -9,12 +9,15 @@ use super::v1alpha1::ErrorHandlingPipeline;
 pub struct Claims {
     /// How the pipeline is called in messages; no two that are compared may have the same.
     pub pipeline: String,
-    /// The topics that it reads.
+    /// The topics that its workers read.
     pub reads: Vec<String>,
     /// Every topic that it uses.
     pub topics: Vec<String>,
-    /// The consumer groups of its workers. The group of an external consumer may read the topics of several pipelines.
+    /// Its consumer groups.
     pub groups: Vec<String>,
+    /// Whether these are not of workers: the group of an application may read the topics of several pipelines, and several
+    /// applications may read one topic.
+    pub is_external: bool,
 }
 
 /// Two pipelines would get in each other's way.
@@ -35,12 +38,13 @@ impl From<&ErrorHandlingPipeline> for Claims {
     fn from(object: &ErrorHandlingPipeline) -> Self {
         Self {
             pipeline: object.name_any(),
-            reads: object.read_topics(),
+            reads: if object.is_external() { vec![] } else { object.read_topics() },
             topics: object.topic_names(),
             groups: match object.is_external() {
-                true => vec![],
+                true => vec![object.consumer_group()],
                 false => vec![object.consumer_group(), object.retry_group()],
             },
+            is_external: object.is_external(),
         }
     }
 }
@@ -59,7 +63,8 @@ pub fn check_disjoint(one: &Claims, other: &Claims) -> Result<(), Shared> {
     if one.pipeline == other.pipeline {
         return Err(shared("the name", &one.pipeline));
     }
-    if let Some(group) = one.groups.iter().find(|group| other.groups.contains(group)) {
+    let shares = |group: &&String| other.groups.contains(group) && !(one.is_external && other.is_external);
+    if let Some(group) = one.groups.iter().find(shares) {
         return Err(shared("the consumer group", group));
     }
     let is_read = |topic: &String| one.reads.contains(topic) || other.reads.contains(topic);

@@ -3,6 +3,7 @@
 //! One file for each block of the resource. Docs on fields are written for the person who types the YAML: they become
 //! the CRD's descriptions and answer `kubectl explain`.
 
+mod autoscaling;
 mod circuit_breaker;
 mod consumer;
 mod container;
@@ -18,6 +19,7 @@ mod status;
 mod template;
 mod topic;
 
+pub use autoscaling::Autoscaling;
 pub use circuit_breaker::CircuitBreaker;
 pub use consumer::{Assignor, Consumer, GroupProtocol};
 pub use container::ContainerProcessor;
@@ -26,7 +28,7 @@ pub use http::{HttpMethod, HttpProcessor};
 pub use ingress::{FaultInjection, Ingress};
 pub use kafka::Kafka;
 pub use pipeline::{DeletionPolicy, Delivery, ErrorHandlingPipeline, ErrorHandlingPipelineSpec, Ordering};
-pub use processor::{Processor, Rule};
+pub use processor::{ExternalProcessor, Processor, Rule};
 pub use retry::{InPlace, Retry, RetryMode, RetryTopic, Strategy};
 pub use retry_rule::RetryRule;
 pub use status::{

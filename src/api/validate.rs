@@ -268,27 +268,23 @@ fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan
     };
     let retry_retention = (RETRY_RETENTION + policy.longest_delay()).as_millis();
     let is_force = |adopt| adopt == v1::Adopt::Force;
-    let mut topics = vec![
-        TopicPlan {
-            name: topic.name.as_str().into(),
-            partitions: topic.partitions,
-            replicas: topic.replicas,
-            config: topic.config.clone(),
-            manage: topic.manage,
-            force: is_force(topic.adopt),
-        },
-        TopicPlan {
-            name: object.retry_topic().into(),
-            partitions: retry.partitions,
-            replicas: retry.replicas,
-            config: kept(&retry.config, retry_retention, retry.replicas),
-            manage: true,
-            force: is_force(retry.adopt),
-        },
-    ];
-    if object.is_external() {
-        topics.truncate(1);
-    }
+    let main = TopicPlan {
+        name: topic.name.as_str().into(),
+        partitions: topic.partitions,
+        replicas: topic.replicas,
+        config: topic.config.clone(),
+        manage: topic.manage,
+        force: is_force(topic.adopt),
+    };
+    let retry = (!object.is_external()).then(|| TopicPlan {
+        name: object.retry_topic().into(),
+        partitions: retry.partitions,
+        replicas: retry.replicas,
+        config: kept(&retry.config, retry_retention, retry.replicas),
+        manage: true,
+        force: is_force(retry.adopt),
+    });
+    let mut topics: Vec<_> = std::iter::once(main).chain(retry).collect();
     let dlt_config = kept(&dlt.config, dlt.retention.as_millis().into(), dlt.replicas);
     topics.extend(policy.dead_letter_topics().into_iter().map(|name| TopicPlan {
         name,
@@ -359,12 +355,18 @@ mod tests {
         let external = |name: &str, topic: &str| {
             object(name, &format!("topic: {{name: {topic}}}\nprocessor: {{external: {{groupId: shop}}}}"))
         };
-        let pipeline = validate(&external("orders", "orders")).unwrap();
-        let names: Vec<_> = pipeline.topics.iter().map(|topic| &*topic.name).collect();
+        let alone = validate(&external("orders", "orders")).unwrap();
+        let names: Vec<_> = alone.topics.iter().map(|topic| &*topic.name).collect();
         assert_eq!(names, ["orders", "orders.dlt"]);
-        assert_eq!((&*pipeline.main.group_id, pipeline.stages()), ("shop", [Stage::Main].as_slice()));
+        assert_eq!((&*alone.main.group_id, alone.stages()), ("shop", [Stage::Main].as_slice()));
         assert!(validate_all(&[external("orders", "orders"), external("bills", "bills")]).is_ok());
-        assert!(validate_all(&[external("orders", "orders"), external("bills", "orders")]).is_err());
+        assert!(validate_all(&[external("orders", "orders"), external("bills", "orders")]).is_ok(), "and read it too");
+        assert!(validate_all(&[external("orders", "orders"), pipeline("bills", "orders")]).is_err());
+        let joins = object(
+            "bills",
+            "topic: {name: bills}\nprocessor: {rules: [{when: 'false', error: E}]}\nconsumer: {groupId: shop}",
+        );
+        assert!(validate_all(&[external("orders", "orders"), joins]).is_err(), "workers in the application's group");
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub struct PartitionView {
     pub committed: Option<Position>,
     /// What the worker says that reads it.
     pub held: Option<HeldView>,
-    /// Whether there is no record from the committed offset on, but only markers of transactions. Whoever commits the offset
-    /// after each record never commits those.
+    /// Whether nothing is known from the committed offset on that wants to be processed: only markers of transactions, which
+    /// whoever commits the offset after each record never commits, or what was there before the group began.
     pub is_blank: bool,
 }
 

@@ -3,6 +3,7 @@
 //! It reads each record once and remembers its offset (see [`Tally`]); what came since is read when it is asked again.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,9 +71,12 @@ impl Reader {
             }
         }
         let deadline = Instant::now() + READ_TIMEOUT;
-        let complete = read(&self.consumer, topic, behind, deadline, |next| match next {
-            Next::Record(message) => tallies.entry(message.partition()).or_default().note(message.offset()),
-            Next::End(partition, end) => tallies.entry(partition).or_default().read_up_to(end),
+        let complete = read(&self.consumer, topic, behind, deadline, |next| {
+            match next {
+                Next::Record(message) => tallies.entry(message.partition()).or_default().note(message.offset()),
+                Next::End(partition, end) => tallies.entry(partition).or_default().read_up_to(end),
+            }
+            ControlFlow::Continue(())
         })?;
         if !complete {
             return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));

@@ -1,7 +1,7 @@
 //! Reads dead letter topics, to count what is in them.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,14 +57,14 @@ impl DeadLetterReader {
 }
 
 impl DeadLetterReader {
-    /// Hands all that is in these logs to `take`, as far as `patience` goes. Returns what became of `state`, and whether all
-    /// was read.
+    /// Hands all that is in these logs to `take`, until that has enough or `patience` is at its end. Returns what became of
+    /// `state`, and whether patience was enough.
     pub async fn fold<T: Send + 'static>(
         &self,
         logs: Logs,
         patience: Duration,
         mut state: T,
-        mut take: impl FnMut(&mut T, Record) + Send + 'static,
+        mut take: impl FnMut(&mut T, Record) -> ControlFlow<()> + Send + 'static,
     ) -> KafkaResult<(T, bool)> {
         let consumer = self.0.clone();
         let work = move || {
@@ -73,13 +73,17 @@ impl DeadLetterReader {
             for ((topic, partition), log) in logs.iter().filter(|(_, log)| !log.is_empty()) {
                 topics.entry(topic).or_default().insert(*partition, log.clone());
             }
-            let (deadline, mut is_complete) = (Instant::now() + patience, true);
+            let (deadline, mut is_complete, mut flow) = (Instant::now() + patience, true, ControlFlow::Continue(()));
             for (topic, ranges) in topics {
                 is_complete &= read(&consumer, topic, ranges, deadline, |next| {
                     if let Next::Record(message) = next {
-                        take(&mut state, to_record(message, topic));
+                        flow = take(&mut state, to_record(message, topic));
                     }
+                    flow
                 })?;
+                if flow.is_break() {
+                    break;
+                }
             }
             Ok((state, is_complete))
         };
@@ -101,13 +105,16 @@ fn catch_up(consumer: &BaseConsumer, letters: &mut DeadLetters, logs: &Logs, dea
     }
     let mut complete = true;
     for (topic, behind) in behind {
-        complete &= read(consumer, topic, behind, deadline, |next| match next {
-            Next::Record(message) => {
-                let at = Timestamp(message.timestamp().to_millis().unwrap_or(0));
-                let cause = Cause::of(&to_headers(message));
-                letters.note(topic, message.partition(), message.offset(), at, cause);
+        complete &= read(consumer, topic, behind, deadline, |next| {
+            match next {
+                Next::Record(message) => {
+                    let at = Timestamp(message.timestamp().to_millis().unwrap_or(0));
+                    let cause = Cause::of(&to_headers(message));
+                    letters.note(topic, message.partition(), message.offset(), at, cause);
+                }
+                Next::End(partition, end) => letters.read_up_to(topic, partition, end),
             }
-            Next::End(partition, end) => letters.read_up_to(topic, partition, end),
+            ControlFlow::Continue(())
         })?;
     }
     Ok(complete)

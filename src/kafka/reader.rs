@@ -1,7 +1,7 @@
 //! Reads what a topic holds from one offset to another, as somebody who reads only what was committed.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,14 +22,14 @@ pub enum Next<'a> {
     End(i32, i64),
 }
 
-/// Reads the partitions of a topic, each from where its range starts to where it ends, until `deadline`. Returns whether all
-/// was read. It blocks. The consumer is one that says where a partition ends, and has no assignment afterwards.
+/// Reads the partitions of a topic, each from where its range starts to where it ends, until `deadline` or until `take` has
+/// enough. Returns whether that came before the deadline. It blocks. The consumer is one that says where a partition ends, and has no assignment afterwards.
 pub fn read(
     consumer: &BaseConsumer,
     topic: &Arc<str>,
     mut behind: BTreeMap<i32, Range<i64>>,
     deadline: Instant,
-    mut take: impl FnMut(Next<'_>),
+    mut take: impl FnMut(Next<'_>) -> ControlFlow<()>,
 ) -> KafkaResult<bool> {
     if behind.is_empty() {
         return Ok(true);
@@ -45,15 +45,19 @@ pub fn read(
                 Some(Ok(message)) => {
                     let partition = message.partition();
                     let is_last = behind.get(&partition).is_some_and(|range| message.offset() + 1 >= range.end);
-                    take(Next::Record(&message));
+                    if take(Next::Record(&message)).is_break() {
+                        return Ok(true);
+                    }
                     is_last.then_some(partition)
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
                 Some(Err(error)) => return Err(error),
                 None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
             };
-            if let Some((partition, range)) = ended.and_then(|partition| behind.remove_entry(&partition)) {
-                take(Next::End(partition, range.end));
+            if let Some((partition, range)) = ended.and_then(|partition| behind.remove_entry(&partition))
+                && take(Next::End(partition, range.end)).is_break()
+            {
+                return Ok(true);
             }
         }
         Ok(behind.is_empty())

@@ -1,6 +1,7 @@
 //! Applies what was built, by server-side apply as one field manager; two others keep what was there before (see
 //! [`super::names`]). It judges nothing, but that an object of somebody else is never taken.
 
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::GroupVersionKind;
@@ -72,7 +73,10 @@ pub async fn apply_workers(context: &Context, validated: &ValidatedPipeline) -> 
         keep_replicas(context, &wanted, known.as_ref()).await?;
         applied.push(patch(context, &wanted, FIELD_MANAGER).await?);
     }
-    delete_unwanted_services(context, validated, &applied).await?;
+    for gone in unwanted(&context.client, validated, &applied).await? {
+        context.may_write()?;
+        api_of(&context.client, &gone).delete(&gone.name_any(), &DeleteParams::default()).await?;
+    }
     Ok(applied)
 }
 
@@ -102,37 +106,28 @@ async fn keep_replicas(
     Ok(())
 }
 
-/// Deletes what an earlier spec asked for.
-async fn delete_unwanted_services(
-    context: &Context,
-    validated: &ValidatedPipeline,
-    applied: &[DynamicObject],
-) -> Result<(), Error> {
-    let api: Api<Service> = Api::namespaced(context.client.clone(), &validated.object.namespace().unwrap_or_default());
-    for name in unwanted_services(&context.client, validated, applied).await? {
-        context.may_write()?;
-        api.delete(&name, &DeleteParams::default()).await?;
-    }
-    Ok(())
-}
-
-/// The Services that an earlier spec asked for and this one does not. Only Services come and go with the spec; the rest is
+/// What an earlier spec asked for and this one does not. Only Services and autoscalers come and go with the spec; the rest is
 /// there for every pipeline.
-pub async fn unwanted_services(
+pub async fn unwanted(
     client: &Client,
     validated: &ValidatedPipeline,
     wanted: &[DynamicObject],
-) -> Result<Vec<String>, Error> {
-    let api: Api<Service> = Api::namespaced(client.clone(), &validated.object.namespace().unwrap_or_default());
+) -> Result<Vec<DynamicObject>, Error> {
+    let namespace = validated.object.namespace().unwrap_or_default();
     let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={}", validated.object.name_any()));
-    let is_wanted = |name: &str| {
-        wanted.iter().any(|object| {
-            object.types.as_ref().is_some_and(|types| types.kind == "Service") && object.name_any() == name
-        })
-    };
-    let found = api.list_metadata(&labelled).await?.items.into_iter();
-    let unwanted = found.filter(|service| is_owned(service, validated) && !is_wanted(&service.name_any()));
-    Ok(unwanted.map(|service| service.name_any()).collect())
+    let mut unwanted = vec![];
+    for resource in [ApiResource::erase::<Service>(&()), ApiResource::erase::<HorizontalPodAutoscaler>(&())] {
+        let is_wanted = |name: &str| {
+            wanted.iter().any(|object| {
+                object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == name
+            })
+        };
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+        let found = api.list_metadata(&labelled).await?.items.into_iter();
+        let gone = found.filter(|object| is_owned(object, validated) && !is_wanted(&object.name_any()));
+        unwanted.extend(gone.map(|object| DynamicObject::new(&object.name_any(), &resource).within(&namespace)));
+    }
+    Ok(unwanted)
 }
 
 /// Whether an object belongs to the pipeline.

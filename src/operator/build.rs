@@ -1,5 +1,6 @@
 //! Builds every object that a pipeline wants. Pure: the same pipeline gives the same objects, byte by byte.
 
+mod autoscaler;
 mod pod;
 mod topics;
 mod workers;

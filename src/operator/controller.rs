@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, ApiResource, DynamicObject, PartialObjectMeta};
@@ -108,6 +109,7 @@ impl Place {
             .owns(self.api::<Service>(), made())
             .owns(self.api::<ServiceAccount>(), made())
             .owns(self.api::<PodDisruptionBudget>(), made())
+            .owns(self.api::<HorizontalPodAutoscaler>(), made())
             .watches(self.api::<PartialObjectMeta<Pod>>(), made(), |pod| {
                 let pipeline = pod.labels().get(PIPELINE_LABEL)?;
                 Some(ObjectRef::new(pipeline).within(&pod.namespace()?))

@@ -46,8 +46,9 @@ struct ConditionLabels {
 }
 
 impl Metrics {
-    /// Says from now on how these pipelines are.
+    /// Says from now on how these pipelines are, and nothing of the past.
     pub fn watch(&self, pipelines: Vec<Store<Stored>>) {
+        self.seen.retain(|_| false);
         *self.pipelines.lock().unwrap_or_else(PoisonError::into_inner) = pipelines;
     }
 

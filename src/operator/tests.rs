@@ -130,6 +130,33 @@ faultInjection: {enabled: true}"
 }
 
 #[test]
+fn an_autoscaler_chooses_by_what_is_ready_and_never_more_workers_than_partitions() {
+    let autoscaler = |more: &str| {
+        let validated = valid(&format!("{SMALL}\n{more}"), &with_topic("orders", TopicFound::Absent));
+        let is_one = |object: &kube::api::DynamicObject| {
+            object.types.as_ref().is_some_and(|types| types.kind == "HorizontalPodAutoscaler")
+        };
+        build_workers(&validated, "lazaret:1").into_iter().find(is_one).map(|object| object.data["spec"].clone())
+    };
+    assert_eq!(autoscaler(""), None);
+    let of_main = autoscaler("consumer: {autoscaling: {minReplicas: 2, maxReplicas: 50, readyRecords: 200}}").unwrap();
+    assert_eq!((&of_main["minReplicas"], &of_main["maxReplicas"]), (&json!(2), &json!(6)));
+    assert_eq!(of_main["scaleTargetRef"]["name"], "orders-consumer");
+    assert_eq!(
+        of_main["metrics"][0]["external"],
+        json!({
+            "metric": {
+                "name": "lazaret_ready_records", "selector": {"matchLabels": {"pipeline": "orders", "stage": "main"}},
+            },
+            "target": {"type": "AverageValue", "averageValue": "200"},
+        })
+    );
+    let of_retry = autoscaler("retry: {autoscaling: {minReplicas: 5, maxReplicas: 9}}").unwrap();
+    assert_eq!((&of_retry["minReplicas"], &of_retry["maxReplicas"]), (&json!(3), &json!(3)));
+    assert_eq!(of_retry["scaleTargetRef"]["name"], "orders-retry");
+}
+
+#[test]
 fn what_does_not_concern_workers_does_not_restart_them() {
     let hash = |spec: &str| {
         let built = built(spec);

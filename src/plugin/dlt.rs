@@ -21,7 +21,7 @@ use super::cluster::{Cluster, ClusterArgs};
 use super::error::PluginError;
 use crate::api::duration::Duration;
 use letter::{Filter, Found, Letter, Position};
-use worker::Worker;
+pub(super) use worker::Worker;
 
 /// What can be asked of dead letters.
 #[derive(Debug, Subcommand)]
@@ -54,9 +54,9 @@ pub struct ListArgs {
     /// Only those since then: a duration (90m), or a time (2026-05-01T10:00:00Z).
     #[arg(long, value_name = "TIME")]
     since: Option<Since>,
-    /// How many at most.
-    #[arg(long, default_value_t = 20, value_name = "COUNT")]
-    limit: usize,
+    /// How many at most, 1 to 1000.
+    #[arg(long, default_value_t = 20, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
     #[command(flatten)]
     how: HowArgs,
 }
@@ -68,8 +68,7 @@ pub struct ShowArgs {
     #[arg(required_unless_present = "topics")]
     name: Option<String>,
     /// Which of its dead letters, as `list` has it: PARTITION:OFFSET.
-    #[arg(required = true)]
-    position: Option<Position>,
+    position: Position,
     #[command(flatten)]
     place: PlaceArgs,
     #[command(flatten)]
@@ -95,7 +94,7 @@ struct PlaceArgs {
 /// How dead letters are printed.
 #[derive(Clone, Copy, Debug, Args)]
 struct HowArgs {
-    /// Show the values, too.
+    /// Show the values, too; in a list at most 16 KiB of each.
     #[arg(long)]
     payload: bool,
     /// As text for people, or as JSON.
@@ -147,7 +146,7 @@ async fn list(args: ListArgs) -> Result<String, PluginError> {
     let found = match reader(name, place).await? {
         Reader::Here { bootstrap_servers, topics } => {
             let filter = Filter { error_type, reason, key, since: since.map(|since| since.0) };
-            read::list(&bootstrap_servers, &topics, filter, limit, how.payload).await?
+            read::list(&bootstrap_servers, &topics, filter, limit.into(), how.payload).await?
         }
         Reader::Worker { worker, topics } => {
             let mut command = arguments("list", &topics, &worker.bootstrap_servers, how.payload);
@@ -166,7 +165,6 @@ async fn list(args: ListArgs) -> Result<String, PluginError> {
 
 async fn show(args: ShowArgs) -> Result<String, PluginError> {
     let ShowArgs { name, position, place, how } = args;
-    let position = position.ok_or_else(|| PluginError::Usage("which dead letter? Say PARTITION:OFFSET".to_owned()))?;
     let found = match reader(name, place).await? {
         Reader::Here { bootstrap_servers, topics } => {
             let topic = one_of(topics)?;
@@ -208,6 +206,9 @@ async fn reader(name: Option<String>, place: PlaceArgs) -> Result<Reader, Plugin
     let namespace = namespace.unwrap_or_else(|| cluster.namespace.clone());
     let object = cluster.pipeline(&namespace, &name).await?;
     let topics = if topics.is_empty() { object.dead_letter_topics() } else { topics };
+    if bootstrap_servers.is_none() && object.is_external() {
+        return Err(PluginError::NoWorkerEver(name));
+    }
     Ok(match bootstrap_servers {
         Some(bootstrap_servers) => Reader::Here { bootstrap_servers, topics },
         None => Reader::Worker { worker: Worker::of(cluster, &object).await?, topics },

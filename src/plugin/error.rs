@@ -74,13 +74,21 @@ pub enum PluginError {
          Kafka can be reached from here"
     )]
     NoWorker(String),
+    /// There never is anybody to ask.
+    #[error(
+        "the consumers of `{0}` are not Lazaret's, so there is no worker that could read its dead letters: say \
+         --bootstrap-servers HOST:PORT, where Kafka can be reached from here"
+    )]
+    NoWorkerEver(String),
     /// A worker could not answer.
-    #[error("the worker {pod} could not read them: {why}")]
+    #[error("by the worker {pod}: {why}")]
     Worker {
         /// Its pod.
         pod: String,
         /// What it said.
         why: String,
+        /// Whether it said that what was asked for is wrong.
+        is_refusal: bool,
     },
     /// Kafka does not answer.
     #[error("Kafka at {bootstrap_servers} could not be read: {why}; is it reachable from here?")]
@@ -148,6 +156,8 @@ impl PluginError {
                 | Self::OtherNamespace { .. }
                 | Self::NoImage(_)
                 | Self::Usage(_)
+                | Self::NoWorkerEver(_)
+                | Self::Worker { is_refusal: true, .. }
                 | Self::NoTopic(_)
                 | Self::NoLetter { .. }
         )

@@ -26,12 +26,12 @@ pub struct Plan {
     pub is_there: bool,
     /// Whether all pipelines were seen that may stand in its way; not all may be looked at.
     pub all_seen: bool,
-    /// The image of the workers.
-    pub image: String,
+    /// The image of the workers, where there are any.
+    pub image: Option<String>,
     /// Everything that would be applied, in this order.
     pub objects: Vec<Planned>,
-    /// The Services that would be deleted.
-    pub unwanted: Vec<String>,
+    /// What would be deleted.
+    pub unwanted: Vec<DynamicObject>,
     /// The KafkaTopics that would be released.
     pub released: Vec<Release>,
 }
@@ -120,14 +120,15 @@ fn heading(plan: &Plan) -> Vec<String> {
         );
     }
     lines.push(format!("Kafka: {}", validated.bootstrap_servers));
-    lines.push(format!("image of the workers: {}", plan.image));
+    lines.extend(plan.image.iter().map(|image| format!("image of the workers: {image}")));
     lines.extend(validated.topics.iter().map(|(topic, step)| about_topic(topic, step, found)));
     lines.extend(warning(found).map(|(_, message)| format!("warning: {message}")));
     lines.extend(waiting(plan));
     lines.push(counts(plan));
-    lines.extend(
-        plan.unwanted.iter().map(|name| format!("Service `{name}` would be deleted: nothing asks for it any more")),
-    );
+    lines.extend(plan.unwanted.iter().map(|object| {
+        let kind = object.types.as_ref().map_or("object", |types| &types.kind);
+        format!("{kind} `{}` would be deleted: nothing asks for it any more", object.name_any())
+    }));
     lines.extend(plan.released.iter().map(|Release { name, is_managed, .. }| match is_managed {
         true => format!("KafkaTopic `{name}` would no longer go with the pipeline"),
         false => format!(

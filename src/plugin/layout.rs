@@ -1,12 +1,19 @@
 //! How things are laid out for a terminal: columns, ages, one line for many. Pure.
 
-/// Rows of cells, each column as wide as its widest cell; no line ends in blanks.
+/// Rows of cells, each column but the last as wide as its widest cell; no line ends in blanks.
 pub fn columns(rows: &[Vec<String>]) -> Vec<String> {
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<_> = (0..).map_while(width).collect();
+    let width = |cell: &String| cell.chars().count();
+    let widest = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(width).max();
+    let widths: Vec<_> = (0..).map_while(widest).collect();
     let line = |row: &Vec<String>| {
-        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            line.push_str(cell);
+            if column + 1 < row.len() {
+                line.push_str(&" ".repeat(widths[column] - width(cell) + 2));
+            }
+        }
+        line.trim_end().to_owned()
     };
     rows.iter().map(line).collect()
 }
@@ -38,9 +45,11 @@ pub fn one_line(text: &str, longest: usize) -> String {
     }
 }
 
-/// The text without what would steer a terminal: anybody may write that into a record. It is escaped as JSON has it.
+/// The text without what would steer a terminal, or turn around what is read: anybody may write that into a record. It is
+/// escaped as JSON has it.
 pub fn printable(text: &str) -> String {
-    let escaped = |letter: char| letter.is_control() && letter != '\n';
+    let turns = |letter| matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let escaped = |letter: char| turns(letter) || (letter.is_control() && letter != '\n' && letter != '\t');
     text.chars().fold(String::with_capacity(text.len()), |mut printable, letter| {
         if escaped(letter) {
             printable.push_str(&format!("\\u{:04x}", u32::from(letter)));
@@ -66,6 +75,8 @@ mod tests {
         let rows = [vec!["A", "B", "C"], vec!["longer", "", "x"], vec!["y", "", ""]];
         let rows: Vec<Vec<_>> = rows.map(|row| row.into_iter().map(str::to_owned).collect()).into();
         assert_eq!(columns(&rows), ["A       B  C", "longer     x", "y"]);
+        let long = vec!["x".repeat(100_000), "y".to_owned()];
+        assert_eq!(columns(&[long])[0].len(), 100_003, "wider than a formatter pads");
     }
 
     #[test]
@@ -75,6 +86,6 @@ mod tests {
     }
     #[test]
     fn what_would_steer_a_terminal_is_escaped() {
-        assert_eq!(printable("a\u{1b}[2Jb\n\u{9b}ü"), "a\\u001b[2Jb\n\\u009bü");
+        assert_eq!(printable("a\u{1b}[2Jb\n\t\u{9b}ü\u{202e}"), "a\\u001b[2Jb\n\t\\u009bü\\u202e");
     }
 }

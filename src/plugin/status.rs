@@ -247,8 +247,11 @@ fn ready(object: &ErrorHandlingPipeline) -> Option<&Condition> {
     find(status, READY).filter(|_| is_seen)
 }
 
-/// The workers, as the pipeline's status has them; `None` when there is no status.
+/// The workers, as the pipeline's status has them; `None` when there is no status, or no worker.
 fn reported(object: &ErrorHandlingPipeline) -> [Option<StageState>; 2] {
+    if object.is_external() {
+        return [None, None];
+    }
     let state = |stage, wanted: Option<i32>, status: &StageStatus| StageState {
         deployment: deployment_name(&object.name_any(), stage),
         wanted: wanted.unwrap_or(status.replicas),

@@ -9,6 +9,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
+use super::dlt::Worker;
 use super::error::PluginError;
 use super::explain::explain;
 use super::explain::read::{Asked, file, in_namespace, look, plan, rivals};
@@ -46,6 +47,7 @@ impl Server {
         server.list("/apis/lazaret.dev/v1alpha1/errorhandlingpipelines", vec![pipeline.clone()]);
         server.has(&format!("{PIPELINES}/orders"), pipeline.clone());
         server.list("/api/v1/namespaces/kafka/services", vec![]);
+        server.list("/apis/autoscaling/v2/namespaces/kafka/horizontalpodautoscalers", vec![]);
         server.list("/apis/kafka.strimzi.io/v1/namespaces/kafka/kafkatopics", vec![]);
         for name in ["orders", "orders.retry", "orders.dlt"] {
             server.topic(name, &json!({"partitions": 3, "config": {}}));
@@ -320,4 +322,28 @@ async fn a_right_that_is_missing_is_named() {
     let given = pipeline(json!({"kafka": {"bootstrapServers": "somewhere:9092"}}));
     let (seen, all) = rivals(&cluster, &serde_json::from_value(given).unwrap()).await.unwrap();
     assert_eq!((seen.len(), all), (1, false));
+}
+
+#[tokio::test]
+async fn who_may_not_run_a_command_in_a_pod_is_told_so_and_so_is_that_no_pod_runs() {
+    let server = Server::with(&pipeline(json!({})));
+    let object = server.cluster().pipeline("kafka", "orders").await.unwrap();
+    let dead_letters = async || {
+        let worker = Worker::of(server.cluster(), &object).await?;
+        worker.ask::<Value>(vec!["dlt".to_owned()]).await
+    };
+    let waits = json!({"name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {}}});
+    let mut pod = json!({
+        "metadata": {"name": "orders-consumer-1", "namespace": "kafka"},
+        "spec": {"containers": [{"name": "worker", "args": ["worker", "--bootstrap-servers", "k:9092"]}]},
+        "status": {"containerStatuses": [waits]},
+    });
+    server.list("/api/v1/namespaces/kafka/pods", vec![pod.clone()]);
+    let nobody = dead_letters().await.unwrap_err().to_string();
+    assert!(nobody.starts_with("no worker of `orders` runs"), "{nobody}");
+    pod["status"]["containerStatuses"][0]["state"] = json!({"running": {}});
+    server.list("/api/v1/namespaces/kafka/pods", vec![pod]);
+    server.has("/api/v1/namespaces/kafka/pods/orders-consumer-1/exec", 403.into());
+    let refused = dead_letters().await.unwrap_err().to_string();
+    assert!(refused.starts_with("you may not do that: error 403"), "{refused}");
 }

@@ -28,9 +28,17 @@ pub struct Heard {
     /// Whether the body is the value of the record of that number.
     pub intact: bool,
     pub began: i64,
+    /// How long the answer takes, in milliseconds.
+    pub pause: u64,
     /// When and with which status; `None` when the caller was gone before.
     pub answered: Option<(i64, u16)>,
 }
+
+/// An answer that takes so many milliseconds is still to come when a worker that waits for it hears a signal.
+const LONG: u64 = 100;
+
+/// How far back a call is looked for that has no answer yet: some seconds.
+const RECENT: usize = 1_000;
 
 pub struct Endpoint {
     pub url: String,
@@ -62,6 +70,13 @@ impl Endpoint {
         self.shared.calls.lock().unwrap().len()
     }
 
+    /// Whether this worker waits for an answer that takes its time.
+    pub fn keeps_waiting(&self, caller: &str) -> bool {
+        let calls = self.shared.calls.lock().unwrap();
+        let mut newest = calls.iter().rev().take(RECENT);
+        newest.any(|call| call.answered.is_none() && call.pause >= LONG && call.caller == caller)
+    }
+
     /// Whether it answers 503 to everything. It does answer: a failure that nobody has seen could not be judged.
     pub fn set_outage(&self, outage: bool) {
         self.shared.outage.store(outage, Ordering::Relaxed);
@@ -80,16 +95,17 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     let number = number(&body, beside);
     let intact = number.is_some_and(|number| records.content(number).value.unwrap_or_default() == body);
     let place = place(text("idempotency-key"));
-    let index = {
-        let mut calls = shared.calls.lock().unwrap();
-        let began = now();
-        calls.push(Heard { pipeline, caller, place, number, attempt, intact, began, answered: None });
-        calls.len() - 1
-    };
     let outage = shared.outage.load(Ordering::Relaxed);
     let pause = number.map_or(0, |number| records.pause(number, attempt));
     // Who is out of order says so at once.
-    tokio::time::sleep(Duration::from_millis(if outage { pause % 20 } else { pause })).await;
+    let pause = if outage { pause % 20 } else { pause };
+    let index = {
+        let mut calls = shared.calls.lock().unwrap();
+        let began = now();
+        calls.push(Heard { pipeline, caller, place, number, attempt, intact, began, pause, answered: None });
+        calls.len() - 1
+    };
+    tokio::time::sleep(Duration::from_millis(pause)).await;
     let status = match number {
         _ if outage => 503,
         Some(number) => records.fate(number).answer(attempt),

@@ -20,6 +20,9 @@ const AFTERMATH: i64 = 20_000;
 /// timeout, and than the slowest call.
 const SETTLING: i64 = 10_000;
 
+/// How long a worker that is to stop may take to have something under way.
+const PATIENCE: Duration = Duration::from_secs(4);
+
 pub struct Run {
     pub site: Site,
     pub cluster: Cluster,
@@ -71,6 +74,9 @@ impl Run {
             self.heal_brokers().await;
         }
         self.look_for_the_dead();
+        if matches!(kind, Kind::WorkerTerm | Kind::WorkerAway) {
+            self.wait_for_a_call_of(victim).await;
+        }
         println!("{} {kind} {victim}", now());
         self.history.push(Happened { kind, from: now(), until: i64::MAX });
         match kind {
@@ -81,6 +87,14 @@ impl Run {
             Kind::BrokerTerm => self.cluster.signal(victim, "TERM"),
             Kind::BrokerPause => self.cluster.signal(victim, "STOP"),
             Kind::Outage => self.endpoint.set_outage(true),
+        }
+    }
+
+    /// Waits, not for long, until a worker has something under way: one that has nothing to finish stops cleanly anyhow.
+    async fn wait_for_a_call_of(&self, victim: usize) {
+        let (caller, began) = (self.workers[victim].caller(), Instant::now());
+        while !self.endpoint.keeps_waiting(&caller) && began.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

@@ -99,6 +99,11 @@ impl Worker {
         self.process = Some(Process::start(env!("CARGO_BIN_EXE_lazaret"), &args, &environment, &self.log));
     }
 
+    /// Its name and its life, as the endpoint hears them.
+    pub fn caller(&self) -> String {
+        format!("{}/{}", self.name, self.life)
+    }
+
     fn has_begun(&self) -> bool {
         let log = fs::read(&self.log).unwrap_or_default();
         let of_this_life = log.get(self.log_at_start as usize..).unwrap_or_default();
@@ -144,6 +149,6 @@ impl Worker {
             None if !self.has_begun() => 0,
             None => -1,
         });
-        Stop { worker: format!("{}/{}", self.name, self.life), from, until: now(), code }
+        Stop { worker: self.caller(), from, until: now(), code }
     }
 }

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Template;
+use super::autoscaling::{Autoscaling, one_decides};
 use crate::api::duration::Duration;
 
 /// How records are read from the topic.
@@ -53,6 +54,10 @@ pub struct Consumer {
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
 
+    /// Lets an autoscaler choose how many workers read the topic. Default: not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+
     /// Changes to the workers' pods. May be left out.
     pub template: Template,
 }
@@ -90,6 +95,7 @@ impl Default for Consumer {
             static_membership: false,
             drain_timeout: Duration::from_secs(20),
             replicas: None,
+            autoscaling: None,
             template: Template::default(),
         }
     }
@@ -105,8 +111,9 @@ fn poll_bounds() -> [Rule; 1] {
     [Rule::new("duration(self) >= duration('6s') && duration(self) <= duration('24h')").message("must be 6s to 24h")]
 }
 
-fn rules() -> [Rule; 2] {
+fn rules() -> [Rule; 3] {
     [
+        one_decides(),
         Rule::new("duration(self.drainTimeout) < duration(self.sessionTimeout)")
             .message(
                 "must be shorter than sessionTimeout: otherwise Kafka gives the partitions away before they are drained",

@@ -196,7 +196,9 @@ impl ErrorHandlingPipeline {
 /// Keeps the topics and the groups of a pipeline apart: one that is written to by two stages would loop.
 fn rules() -> Vec<Rule> {
     let topic = "self.topic.name";
-    let retry = "(has(self.retry.topic.name) ? self.retry.topic.name : self.topic.name + '.retry')";
+    // An external consumer has no retry topic that is known.
+    let retry = "(has(self.processor.external) ? '' : has(self.retry.topic.name) ? self.retry.topic.name \
+                 : self.topic.name + '.retry')";
     let dlt = "(has(self.dlt.topic.name) ? self.dlt.topic.name : self.topic.name + '.dlt')";
     vec![
         Rule::new(format!("{retry} != {topic}"))
@@ -232,7 +234,22 @@ fn rules() -> Vec<Rule> {
         Rule::new("!has(self.processor.external) || !has(self.retry.topic.name)")
             .message("leave it out: retries are the external consumer's own, in topics of its own")
             .field_path(".retry.topic.name"),
-        Rule::new("!has(self.processor.external) || !(self.ingress.enabled || self.faultInjection.enabled)")
-            .message("ingress and faultInjection need workers, and an external processor has none: leave them out"),
+        Rule::new(
+            "!has(self.processor.external) || !(self.ingress.enabled || self.faultInjection.enabled \
+             || has(self.consumer.replicas) || has(self.consumer.autoscaling) || has(self.retry.replicas) \
+             || has(self.retry.autoscaling) || has(self.retry.groupId) || size(self.retry.rules) > 0)",
+        )
+        .message(
+            "ingress, faultInjection, consumer.replicas and autoscaling, and retry's groupId, replicas, autoscaling and \
+             rules are for workers, and an external processor has none: leave them out",
+        ),
+        Rule::new(
+            "has(self.processor.external) || !has(oldSelf.processor.external) || has(self.consumer.groupId)",
+        )
+        .message(
+            "say as which group the workers go on: with that of the application, which has to be stopped first, they go \
+             on where it was; with another one they begin at the start of the topic",
+        )
+        .field_path(".consumer.groupId"),
     ]
 }

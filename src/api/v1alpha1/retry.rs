@@ -6,6 +6,7 @@ use kube::core::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::autoscaling::{Autoscaling, one_decides};
 use super::{Adopt, RetryRule, Template, topic};
 use crate::api::{byte_size::ByteSize, duration::Duration, schema};
 
@@ -76,6 +77,10 @@ pub struct Retry {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
+
+    /// Lets an autoscaler choose how many workers read the retry topic. Default: not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
 
     /// Changes to the workers' pods. May be left out.
     pub template: Template,
@@ -165,6 +170,7 @@ impl Default for Retry {
             pending_records: 100_000,
             pending_bytes: ByteSize::from_kib(64 << 10),
             replicas: None,
+            autoscaling: None,
             template: Template::default(),
             rules: Vec::new(),
         }
@@ -183,8 +189,9 @@ impl Default for RetryTopic {
     }
 }
 
-fn rules() -> [Rule; 2] {
+fn rules() -> [Rule; 3] {
     [
+        one_decides(),
         Rule::new("duration(self.maxDelay) >= duration(self.initialDelay)")
             .message("must not be shorter than initialDelay: raise maxDelay or lower initialDelay")
             .field_path(".maxDelay"),

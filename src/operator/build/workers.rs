@@ -4,6 +4,7 @@ use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
+use super::autoscaler::autoscaler;
 use super::pod::{config_map_name, pod, pod_metadata, service_account_name, worker_port};
 use crate::api::v1alpha1::{
     Consumer, ContainerProcessor, DeadLetterTopic, DeletionPolicy, ErrorHandlingPipeline, Retry, RetryTopic, Template,
@@ -48,6 +49,7 @@ pub fn build_workers(validated: &ValidatedPipeline, image: &str) -> Vec<DynamicO
     for stage in [Stage::Main, Stage::Retry] {
         objects.push(disruption_budget(&name, stage));
         objects.push(deployment(validated, stage, image, &config));
+        objects.extend(autoscaler(validated, stage));
     }
     objects.into_iter().map(|object| owned(&validated.object, object)).collect()
 }
@@ -83,9 +85,9 @@ fn worker_config(object: &ErrorHandlingPipeline) -> String {
     let topic = json!({"name": name});
     spec.topic = serde_json::from_value::<Topic>(topic).expect("a topic needs no more than a name");
     spec.deletion_policy = DeletionPolicy::default();
-    spec.consumer = Consumer { replicas: None, template: Template::default(), ..spec.consumer };
+    spec.consumer = Consumer { replicas: None, autoscaling: None, template: Template::default(), ..spec.consumer };
     let topic = RetryTopic { name: spec.retry.topic.name, ..RetryTopic::default() };
-    spec.retry = Retry { replicas: None, template: Template::default(), topic, ..spec.retry };
+    spec.retry = Retry { replicas: None, autoscaling: None, template: Template::default(), topic, ..spec.retry };
     spec.dlt.topic = DeadLetterTopic { name: spec.dlt.topic.name, ..DeadLetterTopic::default() };
     spec.ingress.node_port = None;
     // Of the container beside it a worker calls the address; the rest is the pod's.

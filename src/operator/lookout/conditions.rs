@@ -46,6 +46,9 @@ pub const ALARMS: [&str; 5] =
 /// For how long nothing may become of a record that is ready.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
 
+/// The same where applications commit: after a batch, which may take five minutes by their default `max.poll.interval.ms`.
+pub const STUCK_AFTER_BATCH: Duration = Duration::from_secs(360);
+
 /// So many rebalances within this time are a storm.
 pub const STORM: (usize, Duration) = (5, Duration::from_secs(600));
 
@@ -145,11 +148,12 @@ fn new_error_type(letters: &Summary, now: Timestamp) -> Found {
 }
 
 fn stuck(view: &View, now: Timestamp) -> Found {
+    let enough = if view.is_external { STUCK_AFTER_BATCH } else { STUCK_AFTER };
     let (stage, of, (partition, (since, offset))) = view
         .stages()
         .filter_map(|(of, stage)| {
             let first = stage.stuck.iter().min_by_key(|(_, (since, _))| *since)?;
-            (now.since(first.1.0) >= STUCK_AFTER && stage.circuit_open.is_none()).then_some((stage, of, first))
+            (now.since(first.1.0) >= enough && stage.circuit_open.is_none()).then_some((stage, of, first))
         })
         .next()?;
     let (topic, seconds) = (&stage.topic, now.since(*since).as_secs());

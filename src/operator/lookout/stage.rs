@@ -1,7 +1,7 @@
 //! What is known of one stage of a pipeline.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::domain::commit_metadata;
 use crate::domain::group::{GroupView, Rebalance, compare};
 use crate::domain::lag::{HeldView, PartitionView};
 use crate::domain::offsets::Position;
-use crate::domain::pipeline::Pipeline;
+use crate::domain::pipeline::{Pipeline, ProcessorPlan};
 use crate::domain::provenance::Stage;
 use crate::domain::record::Record;
 use crate::domain::stats::{BreakerState, StageStats};
@@ -25,10 +25,9 @@ use crate::kafka::dead_letters::Logs;
 /// Why a worker reads no more of a partition, when that is because it holds so much.
 const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];
 
-/// So many offsets at the end of a partition that nobody commits are looked into: they may be markers of transactions.
-const MARKERS: i64 = 16;
-
-/// How long that may take.
+/// How many ends of partitions that nobody commits are looked into at a time, and how long each may take: there may be only
+/// markers of transactions, and what was given up.
+const ENDS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a group at rest is described whose workers say nothing new.
@@ -37,6 +36,8 @@ const GROUP_INTERVAL: Duration = Duration::from_secs(4);
 /// One stage of a pipeline.
 pub struct StageLookout {
     stage: Stage,
+    /// Whether the members of its group are not Lazaret's workers.
+    is_external: bool,
     view: StageView,
     /// The group as it was when it was last at rest.
     at_rest: Option<GroupView>,
@@ -48,7 +49,7 @@ pub struct StageLookout {
     read_up_to: BTreeMap<i32, i64>,
     /// What was finished of each partition, and since when nothing more was.
     progress: BTreeMap<i32, (Option<Position>, Timestamp)>,
-    /// The ends of partitions that were looked into, and whether there are only markers.
+    /// The ends of partitions that were looked into, and whether there is no record.
     blank: BTreeMap<i32, (Range<i64>, bool)>,
 }
 
@@ -59,6 +60,7 @@ impl StageLookout {
             StageView { topic: source.topic.to_string(), group_id: source.group_id.clone(), ..StageView::default() };
         Self {
             stage,
+            is_external: matches!(pipeline.processor, ProcessorPlan::External),
             view,
             at_rest: None,
             unrest: None,
@@ -110,7 +112,7 @@ impl StageLookout {
                 self.view.is_unheard =
                     self.stage == Stage::Retry && stats.is_empty() && pods.iter().any(|pod| pod.address.is_some());
                 self.see(logs, &stats, committed, now);
-                self.look_for_markers(kafka, now).await;
+                self.look_for_records(kafka, now).await;
             }
             Err(error) => debug!(group = self.view.group_id, %error, "what is committed is not known"),
         }
@@ -140,7 +142,8 @@ impl StageLookout {
                 let (committed, held) = (committed.get(partition).cloned(), held.get(partition).copied());
                 let mut view = PartitionView { log: log.clone(), committed, held, is_blank: false };
                 let rest = view.blocked_at().map(|from| (from..log.end, true));
-                view.is_blank = rest.is_some() && rest.as_ref() == self.blank.get(partition);
+                let is_blank = rest.is_some() && rest.as_ref() == self.blank.get(partition);
+                view.is_blank = is_blank || (view.committed.is_none() && self.may_begin_at_the_end(*partition));
                 (*partition, view)
             })
             .collect();
@@ -157,31 +160,35 @@ impl StageLookout {
             .collect();
     }
 
-    /// Looks into the ends of partitions that no worker tells of and nobody moves on in.
-    async fn look_for_markers(&mut self, kafka: &Kafka, now: Timestamp) {
+    /// Whether an application reads the partition that need not have begun at its start, nor commit before there is a record.
+    fn may_begin_at_the_end(&self, partition: i32) -> bool {
+        let place = (self.view.topic.clone(), partition);
+        let members = self.view.group.iter().flat_map(|group| group.members.values());
+        self.is_external && members.flat_map(|member| &member.partitions).any(|read| *read == place)
+    }
+
+    /// Looks into the ends of partitions that no worker tells of and nobody moves on in, whether there is a record at all.
+    async fn look_for_records(&mut self, kafka: &Kafka, now: Timestamp) {
         let topic: Arc<str> = Arc::from(self.view.topic.as_str());
         let end = |(partition, view): (&i32, &PartitionView)| {
             let rest = view.blocked_at()?..view.log.end;
             let is_still = self.progress.get(partition).is_some_and(|(_, since)| *since < now);
             let is_known = self.blank.get(partition).is_some_and(|(known, _)| *known == rest);
-            (view.held.is_none() && is_still && !is_known && rest.end - rest.start <= MARKERS)
-                .then(|| ((topic.clone(), *partition), rest))
+            (view.held.is_none() && is_still && !is_known).then_some((*partition, rest))
         };
-        let ends: Logs = self.view.partitions.iter().filter_map(end).collect();
-        if ends.is_empty() {
-            return;
-        }
-        let note = |found: &mut BTreeSet<i32>, record: Record| found.extend([record.partition]);
-        match kafka.reader.fold(ends.clone(), PATIENCE, BTreeSet::new(), note).await {
-            Ok((found, true)) => {
-                let known = |((_, partition), rest): ((Arc<str>, i32), Range<i64>)| {
-                    (partition, (rest, !found.contains(&partition)))
-                };
-                self.blank.extend(ends.into_iter().map(known));
+        let ends: Vec<_> = self.view.partitions.iter().filter_map(end).take(ENDS).collect();
+        for (partition, rest) in ends {
+            let logs = Logs::from([((topic.clone(), partition), rest.clone())]);
+            let first = |found: &mut bool, _: Record| {
+                *found = true;
+                ControlFlow::Break(())
+            };
+            match kafka.reader.fold(logs, PATIENCE, false, first).await {
+                Ok((found, true)) => drop(self.blank.insert(partition, (rest, !found))),
+                // It is tried again the next time.
+                Ok((_, false)) => return,
+                Err(error) => return debug!(topic = self.view.topic, %error, "the end of the topic could not be read"),
             }
-            // It is tried again the next time.
-            Ok((_, false)) => {}
-            Err(error) => debug!(topic = self.view.topic, %error, "the end of the topic could not be read"),
         }
     }
 

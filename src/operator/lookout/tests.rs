@@ -159,7 +159,9 @@ fn of_an_external_consumer_there_is_no_retry_stage_and_what_to_do_is_said_of_the
     let status = written(&view);
     assert_eq!((status.lag, status.retrying, status.groups.unwrap().retry), (Some(0), None, None));
     view.main.partitions.get_mut(&0).unwrap().log = 0..17;
-    view.main.stuck = [(0, (ago(60), 10))].into();
+    view.main.stuck = [(0, (ago(359), 10))].into();
+    assert_eq!(held(&view, &RebalancesStatus::default()), [], "it may be about a batch");
+    view.main.stuck = [(0, (ago(360), 10))].into();
     assert!(alone(&view).2.contains("Either the consumer commits nothing, or that record is what it cannot bear."));
     view.main.group = Some(GroupView { state: "Empty".into(), ..GroupView::default() });
     assert!(alone(&view).2.contains("Does the application run, and with this group id?"));

@@ -12,6 +12,9 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::record::Record;
 use crate::domain::time;
 
+/// How much of a value one of many has, in bytes.
+const VALUE: usize = 16 << 10;
+
 /// What was found.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,25 +72,29 @@ pub struct Original {
     pub time: Option<Timestamp>,
 }
 
-/// Bytes.
+/// Bytes: a text, if they are one that can be printed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Content {
-    /// They are UTF-8.
+    /// UTF-8 without control characters, but for tabs and the ends of lines.
     Text(String),
-    /// They are not.
+    /// Anything else.
     Base64(String),
 }
 
 impl From<&[u8]> for Content {
     fn from(bytes: &[u8]) -> Self {
-        std::str::from_utf8(bytes)
-            .map_or_else(|_| Self::Base64(BASE64.encode(bytes)), |text| Self::Text(text.to_owned()))
+        let is_text = |text: &&str| !text.contains(|letter: char| letter.is_control() && !"\t\r\n".contains(letter));
+        match std::str::from_utf8(bytes).ok().filter(is_text) {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Base64(BASE64.encode(bytes)),
+        }
     }
 }
 
 impl Letter {
-    /// A record of a dead letter topic; without its value unless `payload`, and its headers only if it is looked at alone.
+    /// A record of a dead letter topic; without its value unless `payload`. One of many has no headers, and only the beginning
+    /// of a long value.
     pub fn new(record: &Record, payload: bool, alone: bool) -> Self {
         let DeadLetter { cause, message, origin, attempts } = DeadLetter::of(record);
         let at = |time: Option<time::Timestamp>| time.and_then(|time| Timestamp::from_millisecond(time.0).ok());
@@ -112,7 +119,10 @@ impl Letter {
                 true => record.headers.iter().map(|header| (header.name.clone(), content(&header.value))).collect(),
                 false => vec![],
             },
-            value: content(&record.value).filter(|_| payload),
+            value: record.value.as_deref().filter(|_| payload).map(|value| match alone {
+                true => Content::from(value),
+                false => Content::from(&value[..value.len().min(VALUE)]),
+            }),
         }
     }
 

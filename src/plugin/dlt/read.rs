@@ -1,6 +1,7 @@
 //! Reads dead letters from Kafka.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,18 +28,6 @@ pub async fn list(
     limit: usize,
     payload: bool,
 ) -> Result<Found, PluginError> {
-    let failed = failed(bootstrap_servers);
-    let connection = Connection::new(bootstrap_servers);
-    let observer = Observer::new(&connection).map_err(&failed)?;
-    let known = observer.partitions().await.map_err(&failed)?;
-    let mut partitions = BTreeSet::new();
-    for topic in topics {
-        let found = known.get(topic).ok_or_else(|| PluginError::NoTopic(topic.clone()))?;
-        let topic: Arc<str> = Arc::from(topic.as_str());
-        partitions.extend(found.iter().map(|partition| (topic.clone(), *partition)));
-    }
-    let logs = observer.logs(partitions).await.map_err(&failed)?;
-    let reader = DeadLetterReader::new(&connection).map_err(&failed)?;
     let take = move |(found, newest): &mut (Found, Newest), record: Record| {
         found.total += 1;
         let letter = Letter::new(&record, payload, false);
@@ -49,13 +38,10 @@ pub async fn list(
                 newest.pop_first();
             }
         }
+        ControlFlow::Continue(())
     };
-    let start = (Found::default(), Newest::new());
-    let ((mut found, newest), is_complete) = reader.fold(logs, PATIENCE, start, take).await.map_err(&failed)?;
-    if !is_complete {
-        let why = format!("not all of it could be read within {} minutes", PATIENCE.as_secs() / 60);
-        return Err(PluginError::Kafka { bootstrap_servers: bootstrap_servers.to_owned(), why });
-    }
+    let logs = logs(bootstrap_servers, topics).await?;
+    let (mut found, newest) = read(bootstrap_servers, logs, (Found::default(), Newest::new()), take).await?;
     found.items = newest.into_values().rev().collect();
     Ok(found)
 }
@@ -67,28 +53,52 @@ pub async fn show(
     position: Position,
     payload: bool,
 ) -> Result<Letter, PluginError> {
-    let failed = failed(bootstrap_servers);
-    let connection = Connection::new(bootstrap_servers);
-    let known = Observer::new(&connection).map_err(&failed)?.partitions().await.map_err(&failed)?;
-    let partitions = known.get(&topic).ok_or_else(|| PluginError::NoTopic(topic.clone()))?;
     let missing = || PluginError::NoLetter { topic: topic.clone(), position: position.to_string() };
-    if !partitions.contains(&position.partition) {
+    let place = (Arc::from(topic.as_str()), position.partition);
+    let logs = logs(bootstrap_servers, std::slice::from_ref(&topic)).await?;
+    if !logs.get(&place).is_some_and(|log| log.contains(&position.offset)) {
         return Err(missing());
     }
-    let place = (Arc::from(topic.as_str()), position.partition);
-    let logs = Logs::from([(place, position.offset..position.offset + 1)]);
-    let reader = DeadLetterReader::new(&connection).map_err(&failed)?;
-    // Where there is nothing at this offset, another one is read.
+    // Where there is nothing at this offset, the next one is read.
     let take = move |found: &mut Option<Letter>, record: Record| {
-        if record.offset == position.offset {
-            *found = Some(Letter::new(&record, payload, true));
-        }
+        *found = (record.offset == position.offset).then(|| Letter::new(&record, payload, true));
+        ControlFlow::Break(())
     };
-    let (found, _) = reader.fold(logs, PATIENCE, None, take).await.map_err(&failed)?;
-    found.ok_or_else(missing)
+    let one = Logs::from([(place, position.offset..position.offset + 1)]);
+    read(bootstrap_servers, one, None, take).await?.ok_or_else(missing)
 }
 
-fn failed(bootstrap_servers: &str) -> impl Fn(KafkaError) -> PluginError + use<> {
-    let bootstrap_servers = bootstrap_servers.to_owned();
-    move |error| PluginError::Kafka { bootstrap_servers: bootstrap_servers.clone(), why: error.to_string() }
+/// How far these topics reach, all of their partitions.
+async fn logs(bootstrap_servers: &str, topics: &[String]) -> Result<Logs, PluginError> {
+    let failed = |error| failed(bootstrap_servers, &error);
+    let observer = Observer::new(&Connection::new(bootstrap_servers)).map_err(failed)?;
+    let known = observer.partitions().await.map_err(failed)?;
+    let mut partitions = BTreeSet::new();
+    for topic in topics {
+        let found = known.get(topic).ok_or_else(|| PluginError::NoTopic(topic.clone()))?;
+        let topic: Arc<str> = Arc::from(topic.as_str());
+        partitions.extend(found.iter().map(|partition| (topic.clone(), *partition)));
+    }
+    observer.logs(partitions).await.map_err(failed)
+}
+
+async fn read<T: Send + 'static>(
+    bootstrap_servers: &str,
+    logs: Logs,
+    start: T,
+    take: impl FnMut(&mut T, Record) -> ControlFlow<()> + Send + 'static,
+) -> Result<T, PluginError> {
+    let failed = |error| failed(bootstrap_servers, &error);
+    let reader = DeadLetterReader::new(&Connection::new(bootstrap_servers)).map_err(failed)?;
+    match reader.fold(logs, PATIENCE, start, take).await.map_err(failed)? {
+        (found, true) => Ok(found),
+        (_, false) => {
+            let why = format!("not all of it could be read within {} minutes", PATIENCE.as_secs() / 60);
+            Err(PluginError::Kafka { bootstrap_servers: bootstrap_servers.to_owned(), why })
+        }
+    }
+}
+
+fn failed(bootstrap_servers: &str, error: &KafkaError) -> PluginError {
+    PluginError::Kafka { bootstrap_servers: bootstrap_servers.to_owned(), why: error.to_string() }
 }

@@ -5,7 +5,8 @@ use k8s_openapi::jiff::Timestamp;
 use super::letter::{Content, Found, Letter};
 use crate::plugin::layout::{age, columns, one_line};
 
-/// The longest key, message and value of a line.
+/// The longest error type, key, message and value of a line.
+const TYPE: usize = 80;
 const KEY: usize = 40;
 const MESSAGE: usize = 60;
 const VALUE: usize = 120;
@@ -35,8 +36,8 @@ pub fn table(found: &Found, now: Timestamp) -> String {
         let cells = [
             letter.position().to_string(),
             or_dash(letter.time.map(|time| age(now.duration_since(time).as_secs()))),
-            letter.error_type.clone(),
-            or_dash(letter.reason.clone()),
+            one_line(&letter.error_type, TYPE),
+            or_dash(letter.reason.as_ref().map(|reason| one_line(reason, TYPE))),
             or_dash(letter.attempts.map(|attempts| attempts.to_string())),
             one_line(&text(letter.key.as_ref()), KEY),
             one_line(letter.message.as_deref().unwrap_or("-"), MESSAGE),
@@ -55,7 +56,7 @@ pub fn table(found: &Found, now: Timestamp) -> String {
 pub fn page(letter: &Letter, now: Timestamp) -> String {
     let mut facts = vec![];
     let mut fact = |name: &str, value: Option<String>| {
-        facts.extend(value.map(|value| vec![format!("{name}:"), value]));
+        facts.extend(value.map(|value| vec![format!("{name}:"), indented(&value)]));
     };
     fact("Dead letter", Some(format!("{} {}", letter.topic, letter.position())));
     let since = |time: Timestamp| format!("{time}, {} ago", age(now.duration_since(time).as_secs()));
@@ -73,7 +74,9 @@ pub fn page(letter: &Letter, now: Timestamp) -> String {
     let mut lines = columns(&facts);
     if !letter.headers.is_empty() {
         lines.extend([String::new(), "Headers".to_owned()]);
-        let header = |(name, value): &(String, Option<Content>)| vec![format!("  {name}"), text(value.as_ref())];
+        let header = |(name, value): &(String, Option<Content>)| {
+            vec![format!("  {}", one_line(name, KEY)), indented(&text(value.as_ref()))]
+        };
         lines.extend(columns(&letter.headers.iter().map(header).collect::<Vec<_>>()));
     }
     if let Some(value) = &letter.value {
@@ -89,6 +92,11 @@ pub fn page(letter: &Letter, now: Timestamp) -> String {
         lines.extend(value.lines().map(|line| format!("  {line}")));
     }
     lines.join("\n") + "\n"
+}
+
+/// What has several lines is still of one fact.
+fn indented(text: &str) -> String {
+    text.trim_end().replace('\n', "\n      ")
 }
 
 /// Bytes as text; null is a dash.

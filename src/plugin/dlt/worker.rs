@@ -48,16 +48,23 @@ impl Worker {
             Some(status) => status.await,
             None => None,
         };
-        let failed = |why: &str| PluginError::Worker { pod: self.pod.clone(), why: why.trim().to_owned() };
+        // That what is asked for is wrong, the command says by how it ends.
+        let details = status.as_ref().and_then(|status| status.details.as_ref());
+        let mut causes = details.and_then(|details| details.causes.as_ref()).into_iter().flatten();
+        let is_refusal =
+            causes.any(|cause| cause.reason.as_deref() == Some("ExitCode") && cause.message.as_deref() == Some("2"));
+        let failed = |why: &str| PluginError::Worker { pod: self.pod.clone(), why: why.trim().to_owned(), is_refusal };
         match status {
             Some(status) if status.status.as_deref() == Some("Success") => {
                 serde_json::from_slice(&answer).map_err(|error| failed(&format!("its answer cannot be read: {error}")))
             }
             _ if !complaint.is_empty() => {
                 let said = String::from_utf8_lossy(&complaint).into_owned();
-                Err(failed(said.trim().trim_start_matches("error: ")))
+                Err(failed(said.trim().trim_start_matches("lazaret: ")))
             }
-            status => Err(failed(status.and_then(|status| status.message).as_deref().unwrap_or("it was cut off"))),
+            status => {
+                Err(failed(status.and_then(|status| status.message).as_deref().unwrap_or("its answer was cut off")))
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::kafka::topics::{TopicError, Topics};
-use crate::operator::apply::{api_of, is_owned, unwanted_services};
+use crate::operator::apply::{api_of, is_owned, unwanted};
 use crate::operator::build::{build_kafka_topics, build_workers, deployment_name};
 use crate::operator::dereference::Stored;
 use crate::operator::dereference::{Found, Sight, TopicFound, dereference};
@@ -150,13 +150,14 @@ pub async fn plan(cluster: &Cluster, seen: Seen, image: Option<&str>) -> Result<
         message: invalid.to_string(),
     })?;
     let image = match image {
-        Some(image) => image.to_owned(),
-        None => image_of(cluster, &object).await?.ok_or_else(|| PluginError::NoImage(object.name_any()))?,
+        _ if object.is_external() => None,
+        Some(image) => Some(image.to_owned()),
+        None => Some(image_of(cluster, &object).await?.ok_or_else(|| PluginError::NoImage(object.name_any()))?),
     };
     let mut objects = topics(&validated, &found, strimzi.as_ref());
-    objects.extend(workers(cluster, &validated, &image).await?);
+    objects.extend(workers(cluster, &validated, image.as_deref().unwrap_or_default()).await?);
     let wanted: Vec<_> = objects.iter().map(|planned| planned.wanted.clone()).collect();
-    let unwanted = unwanted_services(&cluster.client, &validated, &wanted).await;
+    let unwanted = unwanted(&cluster.client, &validated, &wanted).await;
     let unwanted = unwanted.map_err(|error| PluginError::of_operator(&error, &cluster.url))?;
     let released = match strimzi.as_ref().filter(|_| is_there) {
         Some(strimzi) => {
