@@ -63,7 +63,7 @@ async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_de
     in_site("external", async |site| {
         let _operator = site.operator();
         let group = site.named("shop");
-        let more = format!("processor: {{external: {{groupId: {group}}}}}\nconsumer: {{}}");
+        let more = format!("processor: {{external: {{groupId: {group}}}}}\nconsumer: {{}}\nretry: {{}}");
         site.apply(&site.pipeline("orders", &more)).await;
         let message = site.reason("orders", "Ready").await;
         assert_eq!(message, format!("records are processed by the consumers of the group `{group}`"));
