@@ -91,6 +91,9 @@ impl Connection {
             .set("enable.partition.eof", "true")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.queue.backoff.ms", "10")
+            // Once it has read what there was, its last request would keep a broker busy for the default of half a second, and
+            // the next topic waiting.
+            .set("fetch.wait.max.ms", "10")
             .set("log_level", "2");
         config
     }

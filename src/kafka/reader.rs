@@ -38,6 +38,8 @@ pub fn read(
     for (partition, range) in &behind {
         list.add_partition_offset(topic, *partition, Offset::Offset(range.start))?;
     }
+    // Of a topic that it does not know yet it would ask only once a second.
+    consumer.fetch_metadata(Some(topic), PATIENCE)?;
     consumer.assign(&list)?;
     let mut next = || {
         while !behind.is_empty() && Instant::now() < deadline {

@@ -173,7 +173,10 @@ impl StageLookout {
         let end = |(partition, view): (&i32, &PartitionView)| {
             let rest = view.blocked_at()?..view.log.end;
             let is_still = self.progress.get(partition).is_some_and(|(_, since)| *since < now);
-            let is_known = self.blank.get(partition).is_some_and(|(known, _)| *known == rest);
+            // Where there was a record there still is one, whatever came since.
+            let is_known = self.blank.get(partition).is_some_and(|(known, is_blank)| {
+                *known == rest || (!is_blank && known.start == rest.start && known.end < rest.end)
+            });
             (view.held.is_none() && is_still && !is_known).then_some((*partition, rest))
         };
         let ends: Vec<_> = self.view.partitions.iter().filter_map(end).take(ENDS).collect();
