@@ -8,6 +8,8 @@ mod site;
 #[path = "bed/topic_operator/mod.rs"]
 mod topic_operator;
 
+#[path = "operator/application.rs"]
+mod application;
 #[path = "operator/external.rs"]
 mod external;
 #[path = "operator/failures.rs"]
@@ -20,5 +22,7 @@ mod records;
 mod replicas;
 #[path = "operator/topics.rs"]
 mod topics;
+#[path = "operator/troubles.rs"]
+mod troubles;
 #[path = "operator/workers.rs"]
 mod workers;

@@ -1,5 +1,5 @@
 // Command processor is an order service as somebody may write it: it is told of an order over HTTP, and takes none with a
-// negative amount. It takes its time to start.
+// negative amount. It takes its time to start, and for an order that says so.
 package main
 
 import (
@@ -10,7 +10,8 @@ import (
 )
 
 type order struct {
-	Amount float64 `json:"amount"`
+	Amount  float64 `json:"amount"`
+	Minutes int     `json:"minutes"`
 }
 
 func main() {
@@ -25,7 +26,9 @@ func main() {
 			answer.Header().Set("Content-Type", "application/problem+json")
 			answer.WriteHeader(http.StatusUnprocessableEntity)
 			answer.Write([]byte(`{"type": "InvalidOrder", "detail": "no such amount"}`))
+			return
 		}
+		time.Sleep(time.Duration(given.Minutes) * time.Minute)
 	})
 	panic(http.ListenAndServe(":8080", nil))
 }
