@@ -13,7 +13,7 @@ use super::OperatorSettings;
 use super::dereference::{Sight, Stored};
 use super::error::Error;
 use super::lease::Lease;
-use super::lookout::Watched;
+use super::lookout::watched::Watched;
 use super::metrics::Metrics;
 use super::names::FIELD_MANAGER;
 use super::strimzi::Strimzi;

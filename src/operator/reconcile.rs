@@ -18,7 +18,7 @@ use super::context::Context;
 use super::dereference::Stored;
 use super::error::{Error, Said};
 use super::events;
-use super::lookout::{self, Watched};
+use super::lookout::{self, watched::Watched};
 use super::names::FIELD_MANAGER;
 use super::status::{self, Outcome};
 use super::{apply, dereference, observe, release, validate};

@@ -9,12 +9,14 @@ use futures::stream;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tracing::warn;
 
+use super::INTERVAL;
+use super::clients::Kafka;
 use super::pipeline::PipelineLookout;
+use super::watched::Watched;
 use super::workers::Workers;
-use super::{INTERVAL, Watched};
 use crate::kafka::connection::Connection;
-use crate::kafka::dead_letters::{DeadLetterReader, Logs};
-use crate::kafka::observer::{KafkaError, Observer};
+use crate::kafka::dead_letters::Logs;
+use crate::kafka::observer::KafkaError;
 use crate::operator::context::Context;
 
 /// How long the list of topics is believed.
@@ -29,14 +31,6 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long Kafka may be silent before it is said that counts are stale.
 const SILENCE: Duration = Duration::from_secs(6);
-
-/// The clients for one Kafka.
-pub struct Kafka {
-    /// Asks.
-    pub observer: Observer,
-    /// Reads dead letters.
-    pub reader: DeadLetterReader,
-}
 
 /// One Kafka, and the pipelines on it.
 pub struct KafkaLookout {
@@ -59,9 +53,7 @@ impl KafkaLookout {
     /// Looks at short intervals, until no pipeline is left.
     pub async fn run(mut self) {
         let connection = Connection::new(&*self.address);
-        let clients = Observer::new(&connection)
-            .and_then(|observer| Ok(Kafka { observer, reader: DeadLetterReader::new(&connection)? }));
-        let kafka = match clients {
+        let kafka = match Kafka::new(&connection) {
             Ok(kafka) => kafka,
             Err(error) => return warn!(kafka = self.address, %error, "the Kafka client could not be made"),
         };

@@ -9,8 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Watched;
 use super::view::View;
+use super::watched::Watched;
 
 /// Error types that are counted under their own name; the rarer ones beyond are counted as `other`. They come from users'
 /// code, and a label with unbounded values would bring down whoever scrapes it.

@@ -10,11 +10,12 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::kafka::Kafka;
+use super::clients::Kafka;
 use super::stage::StageLookout;
 use super::view::View;
+use super::watched::Watched;
 use super::workers::Workers;
-use super::{FIELD_MANAGER, Watched, conditions, status};
+use super::{FIELD_MANAGER, conditions, status};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, RebalancesStatus};
 use crate::domain::dead_letters::{DeadLetters, HOUR, Summary};
 use crate::domain::pipeline::{Pipeline, ProcessorPlan};

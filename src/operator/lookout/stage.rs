@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::kafka::Kafka;
+use super::clients::Kafka;
 use super::view::StageView;
 use super::workers::{WorkerPod, Workers};
 use crate::domain::commit_metadata;

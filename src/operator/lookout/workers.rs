@@ -10,7 +10,7 @@ use kube::runtime::reflector::{Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
-use super::Watched;
+use super::watched::Watched;
 use crate::domain::provenance::Stage;
 use crate::domain::stats::{StageStats, Stats};
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};

@@ -1,0 +1,20 @@
+//! With what one Kafka is asked, and read.
+
+use crate::kafka::connection::Connection;
+use crate::kafka::dead_letters::DeadLetterReader;
+use crate::kafka::observer::{KafkaError, Observer};
+
+/// The clients for one Kafka.
+pub struct Kafka {
+    /// Asks.
+    pub observer: Observer,
+    /// Reads dead letters, and whether there is a record at all at the end of a partition.
+    pub reader: DeadLetterReader,
+}
+
+impl Kafka {
+    /// Prepares both. Nothing is sent yet.
+    pub fn new(connection: &Connection) -> Result<Self, KafkaError> {
+        Ok(Self { observer: Observer::new(connection)?, reader: DeadLetterReader::new(connection)? })
+    }
+}
