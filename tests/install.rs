@@ -61,6 +61,15 @@ impl Node {
         .await;
     }
 
+    /// Waits until the worker can be reached from the node: kube-proxy learns of a pod that is ready a moment after the others.
+    async fn answers(&self) {
+        eventually("the worker answers at the node's port", async || {
+            let health = ["curl", "-sf", "http://localhost:31082/health"];
+            script("in.sh").args(health).output().unwrap().status.success().then_some(())
+        })
+        .await;
+    }
+
     /// The log of all workers, as the exercises ask for it.
     fn log(&self, lines: u32) -> String {
         self.types(&format!("kubectl logs -n kafka -l lazaret.dev/pipeline=orders --tail {lines}"))
@@ -317,6 +326,7 @@ async fn the_exercises_pass_on_kubernetes_in_both_flavours_of_strimzi() {
             node.ready().await;
         }
         the_example_has_its_topics_and_a_line_of_its_own(&node);
+        node.answers().await;
         lab_1_valid_records_are_processed_and_none_is_retried(&node).await;
         lab_2_an_invalid_record_is_dead_lettered_at_once(&node).await;
         lab_3_a_transient_error_is_retried_until_it_passes_or_no_attempt_is_left(&node).await;
