@@ -15,7 +15,7 @@ use crate::api::{self, file, validate};
 use crate::dev::{Dev, DevSettings};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
-use crate::kafka::connection::Connection;
+use crate::kafka::connection::{Connection, addresses};
 use crate::operator::{self, OperatorSettings};
 use crate::plugin::{self, PluginCommand};
 use crate::shutdown::Shutdown;
@@ -225,18 +225,6 @@ async fn plugin(command: PluginCommand) -> Result<()> {
         Ok(answer) => print(&answer),
         Err(error) if error.is_refusal() => Err(Refused(plugin::printable(&error.to_string())).into()),
         Err(error) => Err(anyhow::Error::msg(plugin::printable(&error.to_string()))),
-    }
-}
-
-/// Checks addresses that are separated by commas. librdkafka would take what is no port for port 0 and say nothing.
-fn addresses(text: &str) -> Result<String, String> {
-    let is_address = |address: &str| {
-        let Some((host, port)) = address.trim().rsplit_once(':') else { return false };
-        !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    };
-    match text.split(',').all(is_address) {
-        true => Ok(text.to_owned()),
-        false => Err("must be HOST:PORT, or several separated by commas".to_owned()),
     }
 }
 

@@ -2,17 +2,21 @@
 //!
 //! Needs no cluster, but helm and promtool, which are built when they are not there.
 
+#[path = "support/helm.rs"]
+mod helm;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use helm::helm;
 use serde_json::Value;
 
-/// Runs a script that prints where the program is that it has built.
-fn built(script: &str) -> PathBuf {
-    let output = Command::new(script).output().unwrap_or_else(|error| panic!("{script}: {error}"));
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+/// Has promtool built, and says where it is.
+fn promtool() -> PathBuf {
+    let output = Command::new("tests/promtool/build.sh").output().expect("tests/promtool/build.sh can be run");
+    assert!(output.status.success(), "no promtool, which this test needs: {}", said(&output));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
@@ -20,16 +24,13 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-fn template(values: &str) -> Output {
-    let arguments = ["template", "lazaret", "charts/lazaret", "--kube-version", "1.29.0", "--set", values];
-    Command::new(built("tests/bed/helm.sh")).args(arguments).output().unwrap()
+fn template(values: &str) -> Result<String, String> {
+    helm(&["template", "lazaret", "charts/lazaret"], values)
 }
 
 /// The object of a kind that the chart renders with these values.
 fn rendered(kind: &str, values: &str) -> Value {
-    let output = template(values);
-    assert!(output.status.success(), "{}", said(&output));
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&template(values).unwrap()).unwrap();
     objects.into_iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
 }
 
@@ -39,14 +40,14 @@ fn read(path: impl AsRef<Path>) -> String {
 
 #[test]
 fn every_alert_fires_when_it_should_and_not_before() {
-    let rule = rendered("PrometheusRule", "prometheusRule.enabled=true,podMonitor.enabled=true");
+    let rule = rendered("PrometheusRule", "{prometheusRule: {enabled: true}, podMonitor: {enabled: true}}");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alerts");
     fs::create_dir_all(&directory).unwrap();
     // What is JSON is YAML.
     fs::write(directory.join("alerts.yaml"), rule["spec"].to_string()).unwrap();
     let tests = read("tests/promtool/alerts_test.yaml");
     fs::write(directory.join("alerts_test.yaml"), &tests).unwrap();
-    let promtool = built("tests/promtool/build.sh");
+    let promtool = promtool();
     for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts_test.yaml"]] {
         let output = Command::new(&promtool).args(arguments).current_dir(&directory).output().unwrap();
         assert!(output.status.success(), "promtool {}: {}", arguments.join(" "), said(&output));
@@ -62,8 +63,7 @@ fn every_alert_fires_when_it_should_and_not_before() {
 
 #[test]
 fn an_alert_can_be_left_out_by_its_name() {
-    let values = "prometheusRule.enabled=true,prometheusRule.except={LazaretNewErrorType}";
-    let rule = rendered("PrometheusRule", values);
+    let rule = rendered("PrometheusRule", "prometheusRule: {enabled: true, except: [LazaretNewErrorType]}");
     let rules = rule["spec"]["groups"][0]["rules"].as_array().unwrap();
     let names: Vec<_> = rules.iter().map(|rule| rule["alert"].as_str().unwrap()).collect();
     assert!(names.contains(&"LazaretConsumerStuck") && !names.contains(&"LazaretNewErrorType"), "{names:?}");
@@ -72,13 +72,9 @@ fn an_alert_can_be_left_out_by_its_name() {
 
 #[test]
 fn an_alert_that_is_misspelt_is_refused() {
-    let output = template("prometheusRule.enabled=true,prometheusRule.except={LazaretNewErrorTypes}");
-    assert!(!output.status.success());
-    assert!(
-        said(&output).contains("there is no alert LazaretNewErrorTypes; there are LazaretConsumerStuck,"),
-        "{}",
-        said(&output)
-    );
+    let refused = template("prometheusRule: {enabled: true, except: [LazaretNewErrorTypes]}").unwrap_err();
+    let named = "there is no alert LazaretNewErrorTypes; there are LazaretConsumerStuck,";
+    assert!(refused.contains(named), "{refused}");
 }
 
 #[test]
@@ -93,7 +89,7 @@ fn every_page_that_an_alert_names_is_there() {
 
 #[test]
 fn the_dashboard_is_whole_and_no_two_of_its_panels_are_one() {
-    let map = rendered("ConfigMap", "dashboard.enabled=true");
+    let map = rendered("ConfigMap", "dashboard: {enabled: true}");
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
     let dashboard: Value = serde_json::from_str(map["data"]["lazaret.json"].as_str().unwrap()).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();

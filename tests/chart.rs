@@ -2,16 +2,16 @@
 //!
 //! Needs no cluster, but helm, which is built when it is not there.
 
+#[path = "support/helm.rs"]
+mod helm;
 #[path = "chart/readme.rs"]
 mod readme;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
+use helm::helm;
 use insta::assert_snapshot;
 use k8s_openapi::api::{
     apps::v1 as apps, core::v1 as core, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
@@ -21,9 +21,6 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 const CHART: &str = "charts/lazaret";
-
-/// The oldest Kubernetes that the chart takes; helm by itself would assume one of its own age.
-const KUBERNETES: &str = "1.29.0";
 
 const DEFAULTS: &str = "{}";
 
@@ -76,34 +73,12 @@ topologySpreadConstraints: []
 
 const ALL: [&str; 5] = [DEFAULTS, NAMESPACES, IMAGE, EVERYTHING, NOTHING];
 
-/// Runs helm; values are given to it as a file.
-fn helm(arguments: &[&str], values: &str) -> Result<String, String> {
-    static HELM: OnceLock<String> = OnceLock::new();
-    let helm = HELM.get_or_init(|| {
-        let output = Command::new("tests/bed/helm.sh").output().expect("tests/bed/helm.sh can be run");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "no helm, which these tests need: {said}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    });
-    let mut child = Command::new(helm)
-        .args(arguments)
-        .args(["--namespace", "lazaret", "--kube-version", KUBERNETES, "--values", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("helm can be run");
-    child.stdin.take().unwrap().write_all(values.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stdout) + &text(output.stderr)) }
-}
-
 fn rendered(values: &str) -> String {
     helm(&["template", "lazaret", CHART], values).unwrap()
 }
 
-/// What is rendered without the CRDs and the dashboard, which other tests read. The version is left out, as it tells nothing of the chart.
+/// What is rendered without the CRDs and the dashboard, which other tests read. The version is left out, as it tells nothing of
+/// the chart.
 fn without_crds(values: &str) -> String {
     let rendered = rendered(values).replace(env!("CARGO_PKG_VERSION"), "VERSION");
     let documents = rendered.trim_start_matches("---\n").split("\n---\n");

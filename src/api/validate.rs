@@ -250,8 +250,8 @@ fn strategy(strategy: v1::Strategy) -> Strategy {
     }
 }
 
-/// Main, retry (if there is a stage that reads it) and dead letter topics. Those of retry and dead letters are never compacted: compaction would keep one
-/// failed record a key.
+/// Main, retry (if there is a stage that reads it) and dead letter topics. The last two are never compacted: compaction would
+/// keep one failed record a key.
 fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan> {
     let (topic, retry, dlt) = (&object.spec.topic, &object.spec.retry.topic, &object.spec.dlt.topic);
     let kept = |config: &BTreeMap<String, String>, retention: u128, replicas: i32| {

@@ -184,3 +184,15 @@ fn strategy(assignor: Assignor) -> &'static str {
         Assignor::RoundRobin => "roundrobin",
     }
 }
+
+/// Checks addresses that are separated by commas, as somebody typed them. librdkafka would take what is no port for port 0 and say nothing.
+pub fn addresses(text: &str) -> Result<String, String> {
+    let is_address = |address: &str| {
+        let Some((host, port)) = address.trim().rsplit_once(':') else { return false };
+        !host.is_empty() && !host.contains(['/', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    match text.split(',').all(is_address) {
+        true => Ok(text.to_owned()),
+        false => Err("must be HOST:PORT, or several separated by commas".to_owned()),
+    }
+}

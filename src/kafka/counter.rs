@@ -13,7 +13,7 @@ use rdkafka::message::Message;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::connection::Connection;
-use super::reader::{Next, read};
+use super::reader::{Logs, Next, read};
 use crate::domain::tally::Tally;
 
 /// How long Kafka may take to answer a question.
@@ -57,7 +57,7 @@ impl Reader {
     fn count_topic(&mut self, topic: &Arc<str>) -> KafkaResult<u64> {
         let tallies = self.tallies.entry(topic.clone()).or_default();
         let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT)?;
-        let mut behind = BTreeMap::new();
+        let mut behind = Logs::new();
         for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()) {
             let (low, high) = self.consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
             let tally = tallies.entry(partition).or_default();
@@ -66,12 +66,10 @@ impl Reader {
                 *tally = Tally::default();
             }
             tally.forget_below(low);
-            if tally.next() < high {
-                behind.insert(partition, tally.next()..high);
-            }
+            behind.insert((topic.clone(), partition), tally.next()..high);
         }
         let deadline = Instant::now() + READ_TIMEOUT;
-        let complete = read(&self.consumer, topic, behind, deadline, |next| {
+        let complete = read(&self.consumer, &behind, deadline, |_, next| {
             match next {
                 Next::Record(message) => tallies.entry(message.partition()).or_default().note(message.offset()),
                 Next::End(partition, end) => tallies.entry(partition).or_default().read_up_to(end),

@@ -1,7 +1,6 @@
 //! Reads dead letter topics, to count what is in them.
 
-use std::collections::BTreeMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,15 +9,13 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
 
 use super::connection::Connection;
+pub use super::reader::Logs;
 use super::reader::{Next, read};
 use super::record::{to_headers, to_record};
 use crate::domain::dead_letter::Cause;
 use crate::domain::dead_letters::DeadLetters;
 use crate::domain::record::Record;
 use crate::domain::time::Timestamp;
-
-/// Where each partition of a topic starts and ends.
-pub type Logs = BTreeMap<(Arc<str>, i32), Range<i64>>;
 
 /// Reads dead letters. Clones share a client.
 #[derive(Clone)]
@@ -54,9 +51,7 @@ impl DeadLetterReader {
         let letters = std::mem::take(&mut *letters.lock().unwrap_or_else(PoisonError::into_inner));
         (letters, result)
     }
-}
 
-impl DeadLetterReader {
     /// Hands all that is in these logs to `take`, until that has enough or `patience` is at its end. Returns what became of
     /// `state`, and whether patience was enough.
     pub async fn fold<T: Send + 'static>(
@@ -69,22 +64,10 @@ impl DeadLetterReader {
         let consumer = self.0.clone();
         let work = move || {
             let consumer = consumer.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut topics: BTreeMap<&Arc<str>, BTreeMap<i32, Range<i64>>> = BTreeMap::new();
-            for ((topic, partition), log) in logs.iter().filter(|(_, log)| !log.is_empty()) {
-                topics.entry(topic).or_default().insert(*partition, log.clone());
-            }
-            let (deadline, mut is_complete, mut flow) = (Instant::now() + patience, true, ControlFlow::Continue(()));
-            for (topic, ranges) in topics {
-                is_complete &= read(&consumer, topic, ranges, deadline, |next| {
-                    if let Next::Record(message) = next {
-                        flow = take(&mut state, to_record(message, topic));
-                    }
-                    flow
-                })?;
-                if flow.is_break() {
-                    break;
-                }
-            }
+            let is_complete = read(&consumer, &logs, Instant::now() + patience, |topic, next| match next {
+                Next::Record(message) => take(&mut state, to_record(message, topic)),
+                Next::End(..) => ControlFlow::Continue(()),
+            })?;
             Ok((state, is_complete))
         };
         tokio::task::spawn_blocking(work).await.unwrap_or(Err(KafkaError::Canceled))
@@ -92,30 +75,23 @@ impl DeadLetterReader {
 }
 
 fn catch_up(consumer: &BaseConsumer, letters: &mut DeadLetters, logs: &Logs, deadline: Instant) -> KafkaResult<bool> {
-    let mut behind: BTreeMap<&Arc<str>, BTreeMap<i32, Range<i64>>> = BTreeMap::new();
+    let mut behind = Logs::new();
     for ((topic, partition), log) in logs {
         if log.end < letters.next(topic, *partition) {
             letters.restart(topic, *partition);
         }
         letters.forget_below(topic, *partition, log.start);
-        let next = letters.next(topic, *partition);
-        if next < log.end {
-            behind.entry(topic).or_default().insert(*partition, next..log.end);
-        }
+        behind.insert((topic.clone(), *partition), letters.next(topic, *partition)..log.end);
     }
-    let mut complete = true;
-    for (topic, behind) in behind {
-        complete &= read(consumer, topic, behind, deadline, |next| {
-            match next {
-                Next::Record(message) => {
-                    let at = Timestamp(message.timestamp().to_millis().unwrap_or(0));
-                    let cause = Cause::of(&to_headers(message));
-                    letters.note(topic, message.partition(), message.offset(), at, cause);
-                }
-                Next::End(partition, end) => letters.read_up_to(topic, partition, end),
+    read(consumer, &behind, deadline, |topic, next| {
+        match next {
+            Next::Record(message) => {
+                let at = Timestamp(message.timestamp().to_millis().unwrap_or(0));
+                let cause = Cause::of(&to_headers(message));
+                letters.note(topic, message.partition(), message.offset(), at, cause);
             }
-            ControlFlow::Continue(())
-        })?;
-    }
-    Ok(complete)
+            Next::End(partition, end) => letters.read_up_to(topic, partition, end),
+        }
+        ControlFlow::Continue(())
+    })
 }

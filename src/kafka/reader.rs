@@ -22,18 +22,45 @@ pub enum Next<'a> {
     End(i32, i64),
 }
 
-/// Reads the partitions of a topic, each from where its range starts to where it ends, until `deadline` or until `take` has
-/// enough. Returns whether that came before the deadline. It blocks. The consumer is one that says where a partition ends, and has no assignment afterwards.
+/// Where each partition of a topic starts and ends, or from where to where it is to be read.
+pub type Logs = BTreeMap<(Arc<str>, i32), Range<i64>>;
+
+/// Reads these ranges, one topic after the other, until `deadline` or until `take` has enough. Returns whether that came before
+/// the deadline. It blocks. The consumer is one that says where a partition ends, and has no assignment afterwards.
 pub fn read(
+    consumer: &BaseConsumer,
+    logs: &Logs,
+    deadline: Instant,
+    mut take: impl FnMut(&Arc<str>, Next<'_>) -> ControlFlow<()>,
+) -> KafkaResult<bool> {
+    // The end of a partition is told without its topic, so there is one at a time.
+    let mut topics: BTreeMap<&Arc<str>, BTreeMap<i32, Range<i64>>> = BTreeMap::new();
+    for ((topic, partition), log) in logs.iter().filter(|(_, log)| !log.is_empty()) {
+        topics.entry(topic).or_default().insert(*partition, log.clone());
+    }
+    for (topic, behind) in topics {
+        match read_topic(consumer, topic, behind, deadline, |next| take(topic, next))? {
+            Ended::AtTheEnd => {}
+            Ended::HasEnough => return Ok(true),
+            Ended::TooLate => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+enum Ended {
+    AtTheEnd,
+    HasEnough,
+    TooLate,
+}
+
+fn read_topic(
     consumer: &BaseConsumer,
     topic: &Arc<str>,
     mut behind: BTreeMap<i32, Range<i64>>,
     deadline: Instant,
     mut take: impl FnMut(Next<'_>) -> ControlFlow<()>,
-) -> KafkaResult<bool> {
-    if behind.is_empty() {
-        return Ok(true);
-    }
+) -> KafkaResult<Ended> {
     let mut list = TopicPartitionList::new();
     for (partition, range) in &behind {
         list.add_partition_offset(topic, *partition, Offset::Offset(range.start))?;
@@ -42,13 +69,16 @@ pub fn read(
     consumer.fetch_metadata(Some(topic), PATIENCE)?;
     consumer.assign(&list)?;
     let mut next = || {
-        while !behind.is_empty() && Instant::now() < deadline {
+        while !behind.is_empty() {
+            if Instant::now() >= deadline {
+                return Ok(Ended::TooLate);
+            }
             let ended = match consumer.poll(PATIENCE) {
                 Some(Ok(message)) => {
                     let partition = message.partition();
                     let is_last = behind.get(&partition).is_some_and(|range| message.offset() + 1 >= range.end);
                     if take(Next::Record(&message)).is_break() {
-                        return Ok(true);
+                        return Ok(Ended::HasEnough);
                     }
                     is_last.then_some(partition)
                 }
@@ -59,10 +89,10 @@ pub fn read(
             if let Some((partition, range)) = ended.and_then(|partition| behind.remove_entry(&partition))
                 && take(Next::End(partition, range.end)).is_break()
             {
-                return Ok(true);
+                return Ok(Ended::HasEnough);
             }
         }
-        Ok(behind.is_empty())
+        Ok(Ended::AtTheEnd)
     };
     let read = next();
     // Or it would go on to fetch.

@@ -64,7 +64,6 @@ impl Context {
         metrics: Arc<Metrics>,
         lease: Arc<Lease>,
     ) -> Self {
-        metrics.watch(pipelines.clone());
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(settings.name.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),

@@ -54,7 +54,8 @@ pub async fn run(
     };
     let places = places.into_iter().map(|namespace| Place { client: client.clone(), namespace });
     let controllers: Vec<_> = places.map(|place| place.controller(strimzi.as_ref())).collect();
-    let stores = controllers.iter().map(Controller::store).collect();
+    let stores: Vec<_> = controllers.iter().map(Controller::store).collect();
+    metrics.watch(stores.clone());
     let context = Context::new(client.clone(), settings, strimzi, stores, metrics.clone(), lease.clone());
     let context = Arc::new(context);
     let runs = controllers.into_iter().map(|controller| {

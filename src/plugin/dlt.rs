@@ -20,6 +20,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::cluster::{Cluster, ClusterArgs};
 use super::error::PluginError;
 use crate::api::duration::Duration;
+use crate::kafka::connection::addresses;
 use letter::{Filter, Found, Letter, Position};
 pub(super) use worker::Worker;
 
@@ -82,7 +83,7 @@ struct PlaceArgs {
     #[arg(long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
     /// The Kafka to read from. Default: a worker of the pipeline reads, with what it has.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = addresses)]
     bootstrap_servers: Option<String>,
     /// The namespace. Default: that of the context.
     #[arg(short, long, value_name = "NAMESPACE")]
@@ -108,20 +109,30 @@ enum Output {
     Json,
 }
 
-/// A moment: so long ago, or a time.
+/// A moment.
 #[derive(Clone, Copy, Debug)]
-struct Since(Timestamp);
+enum Since {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+impl Since {
+    /// The time, where it is now `now`: the beginning of time for what is longer ago.
+    fn time(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(ago) => now.checked_sub(std::time::Duration::from(ago)).unwrap_or(Timestamp::MIN),
+            Self::At(time) => time,
+        }
+    }
+}
 
 impl FromStr for Since {
-    type Err = String;
+    type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(time) = text.parse() {
-            return Ok(Self(time));
-        }
-        let ago: Duration = text.parse().map_err(|_| "is no duration (90m) and no time (2026-05-01T10:00:00Z)")?;
-        let ago = k8s_openapi::jiff::SignedDuration::from_millis(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX));
-        Timestamp::now().checked_sub(ago).map(Self).map_err(|error| error.to_string())
+        let time = text.parse().map(Self::At).ok();
+        time.or_else(|| text.parse().map(Self::Ago).ok())
+            .ok_or("is no duration (90m) and no time (2026-05-01T10:00:00Z)")
     }
 }
 
@@ -143,14 +154,16 @@ pub async fn run(command: DltCommand) -> Result<String, PluginError> {
 
 async fn list(args: ListArgs) -> Result<String, PluginError> {
     let ListArgs { name, place, error_type, reason, key, since, limit, how } = args;
+    let now = Timestamp::now();
+    let since = since.map(|since| since.time(now));
     let found = match reader(name, place).await? {
         Reader::Here { bootstrap_servers, topics } => {
-            let filter = Filter { error_type, reason, key, since: since.map(|since| since.0) };
+            let filter = Filter { error_type, reason, key, since };
             read::list(&bootstrap_servers, &topics, filter, limit.into(), how.payload).await?
         }
         Reader::Worker { worker, topics } => {
             let mut command = arguments("list", &topics, &worker.bootstrap_servers, how.payload);
-            let since = since.map(|since| since.0.to_string());
+            let since = since.map(|since| since.to_string());
             let options = [("error-type", error_type), ("reason", reason), ("key", key), ("since", since)];
             command.push(format!("--limit={limit}"));
             command.extend(options.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?))));
@@ -159,7 +172,7 @@ async fn list(args: ListArgs) -> Result<String, PluginError> {
     };
     Ok(match how.output {
         Output::Json => json(&found),
-        Output::Text => shown::table(&found, Timestamp::now()),
+        Output::Text => shown::table(&found, now),
     })
 }
 

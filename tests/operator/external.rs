@@ -2,17 +2,12 @@
 
 use kube::ResourceExt;
 use kube::api::ListParams;
-use lazaret::api::v1alpha1::ErrorHandlingPipelineStatus;
 use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::application::Application;
-use crate::site::{Site, in_site};
-use crate::support::cluster::{kafka_from_here, wait_for};
+use crate::site::in_site;
+use crate::support::cluster::kafka_from_here;
 use crate::support::topics;
-
-async fn says<T>(site: &Site, what: &str, probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>) -> T {
-    wait_for(&site.pipelines, "orders", what, |pipeline| probe(pipeline.status.as_ref()?)).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_dead_letters_are_told() {
@@ -31,11 +26,13 @@ async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_de
 
         // Each partition ends with what was given up, and with the marker of that, which nobody commits.
         let written = topics::write_in_transactions(&kafka_from_here(), &site.named("orders"), 8);
-        says(site, "has a lag", |status| (status.lag? >= written as i64 && status.retrying.is_none()).then_some(()))
-            .await;
+        site.says("orders", "has a lag", |status| {
+            (status.lag? >= written as i64 && status.retrying.is_none()).then_some(())
+        })
+        .await;
 
         let first = Application::start("shop-1", &group, &site.named("orders"));
-        says(site, "has no lag, and a member", |status| {
+        site.says("orders", "has no lag, and a member", |status| {
             let groups = status.groups.as_ref()?;
             let [member] = &groups.main.members[..] else { return None };
             let is_read = member.client == "shop-1" && member.partitions == "0-1" && groups.main.committed_lag > 0;
@@ -44,11 +41,12 @@ async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_de
         .await;
 
         let second = Application::start("shop-2", &group, &site.named("orders"));
-        let joined = says(site, "tells of who joined", |status| {
-            let recent = &status.rebalances.as_ref()?.recent;
-            recent.iter().find(|rebalance| rebalance.members == ["shop-2"]).cloned()
-        })
-        .await;
+        let joined = site
+            .says("orders", "tells of who joined", |status| {
+                let recent = &status.rebalances.as_ref()?.recent;
+                recent.iter().find(|rebalance| rebalance.members == ["shop-2"]).cloned()
+            })
+            .await;
         assert_eq!((&*joined.reason, joined.members_after), ("MemberJoined", 2));
         drop((first, second));
 
@@ -60,10 +58,11 @@ async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_de
             let key = format!("order-{n}");
             topics::write(&producer, &site.named("orders.dlt"), Some(key.as_bytes()), Some(b"x"), Some(headers)).await;
         }
-        let causes = says(site, "counts three dead letters", |status| {
-            status.dead_letters.as_ref().filter(|letters| letters.total == 3).map(|letters| letters.causes.clone())
-        })
-        .await;
+        let causes = site
+            .says("orders", "counts three dead letters", |status| {
+                status.dead_letters.as_ref().filter(|letters| letters.total == 3).map(|letters| letters.causes.clone())
+            })
+            .await;
         assert_eq!((&*causes[0].error_type, causes[0].count), ("shop.InvalidOrder", 3));
     })
     .await;

@@ -9,14 +9,9 @@ use lazaret::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalanceStatus};
 use serde_json::{Value, json};
 
 use crate::site::{Site, in_site, kubeconfig, metric};
-use crate::support::cluster::{kafka_from_here, wait_for};
+use crate::support::cluster::kafka_from_here;
 use crate::support::lazaret::{Lazaret, bash};
 use crate::support::{eventually, topics};
-
-/// Waits for the status of a pipeline to say something.
-async fn says<T>(site: &Site, what: &str, probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>) -> T {
-    wait_for(&site.pipelines, "orders", what, |pipeline| probe(pipeline.status.as_ref()?)).await
-}
 
 /// Writes records with these amounts.
 async fn write(site: &Site, amounts: impl IntoIterator<Item = i64>) {
@@ -49,17 +44,18 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         let mut operator = site.operator();
         site.apply(&site.pipeline("orders", "")).await;
         site.reason("orders", "Ready").await;
-        says(site, "counts nothing", |status| {
+        site.says("orders", "counts nothing", |status| {
             let known = (status.lag?, status.retrying?, status.dead_letters.as_ref()?.total);
             (known == (0, 0, 0) && holds(status, "DeadLettersPresent") == Some(false)).then_some(())
         })
         .await;
         write(site, -20..20).await;
-        let letters = says(site, "counts twenty dead letters", |status| {
-            let letters = status.dead_letters.clone()?;
-            (letters.total == 20 && status.lag == Some(0)).then_some(letters)
-        })
-        .await;
+        let letters = site
+            .says("orders", "counts twenty dead letters", |status| {
+                let letters = status.dead_letters.clone()?;
+                (letters.total == 20 && status.lag == Some(0)).then_some(letters)
+            })
+            .await;
         let [cause] = &letters.causes[..] else { panic!("one cause: {letters:?}") };
         assert_eq!((&*cause.error_type, cause.reason.as_deref(), cause.count), ("E", Some("Permanent"), 20));
         assert_eq!((letters.last_hour, letters.of_other_causes), (20, 0));
@@ -84,12 +80,18 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         }
         let left = topics::read_all(&kafka_from_here(), &site.named("orders.dlt")).len() as i64;
         assert!(left < 20, "{left}");
-        says(site, "counts what is left", |status| (status.dead_letters.as_ref()?.total == left).then_some(())).await;
+        site.says("orders", "counts what is left", |status| {
+            (status.dead_letters.as_ref()?.total == left).then_some(())
+        })
+        .await;
 
         drop(operator);
         write(site, [-100]).await;
         let _again = site.operator();
-        says(site, "counts one more", |status| (status.dead_letters.as_ref()?.total == left + 1).then_some(())).await;
+        site.says("orders", "counts one more", |status| {
+            (status.dead_letters.as_ref()?.total == left + 1).then_some(())
+        })
+        .await;
     })
     .await;
 }
@@ -152,18 +154,21 @@ async fn what_waits_for_its_next_attempt_is_retrying_and_no_lag() {
         site.apply(&site.pipeline("orders", &more)).await;
         site.reason("orders", "Ready").await;
         write(site, -5..5).await;
-        let due = says(site, "has five that wait", |status| {
-            let due = status.next_due.as_ref()?.0;
-            (status.retrying == Some(5) && status.lag == Some(0)).then_some(due)
-        })
-        .await;
+        let due = site
+            .says("orders", "has five that wait", |status| {
+                let due = status.next_due.as_ref()?.0;
+                (status.retrying == Some(5) && status.lag == Some(0)).then_some(due)
+            })
+            .await;
         let ahead = due.duration_since(k8s_openapi::jiff::Timestamp::now()).as_secs();
         assert!((3_000..=3_600).contains(&ahead), "{ahead} s");
         // Without a worker nobody says when they are due; they are all there still.
         scale(site, "orders-retry", 0).await;
-        says(site, "has no member", |status| status.groups.as_ref()?.retry.as_ref()?.members.is_empty().then_some(()))
-            .await;
-        says(site, "still has them", |status| (status.retrying? >= 5).then_some(())).await;
+        site.says("orders", "has no member", |status| {
+            status.groups.as_ref()?.retry.as_ref()?.members.is_empty().then_some(())
+        })
+        .await;
+        site.says("orders", "still has them", |status| (status.retrying? >= 5).then_some(())).await;
     })
     .await;
 }
@@ -175,21 +180,22 @@ async fn who_reads_and_what_moved_is_in_the_status_and_in_an_event() {
         site.apply(&site.pipeline("orders", "")).await;
         site.reason("orders", "Ready").await;
         let first = pods(site).await.remove(0);
-        says(site, "has one member", |status| {
+        site.says("orders", "has one member", |status| {
             let group = &status.groups.as_ref()?.main;
             let [member] = &group.members[..] else { return None };
             (group.state == "Stable" && member.client == first && member.partitions == "0-1").then_some(())
         })
         .await;
         scale(site, "orders-consumer", 2).await;
-        let joined = says(site, "tells of a rebalance", |status| {
-            let rebalances = status.rebalances.as_ref()?;
-            // The first workers joined, too.
-            let joined =
-                |rebalance: &&RebalanceStatus| rebalance.reason == "MemberJoined" && rebalance.members_before == 1;
-            rebalances.recent.iter().find(joined).cloned()
-        })
-        .await;
+        let joined = site
+            .says("orders", "tells of a rebalance", |status| {
+                let rebalances = status.rebalances.as_ref()?;
+                // The first workers joined, too.
+                let joined =
+                    |rebalance: &&RebalanceStatus| rebalance.reason == "MemberJoined" && rebalance.members_before == 1;
+                rebalances.recent.iter().find(joined).cloned()
+            })
+            .await;
         assert_eq!((joined.members_before, joined.members_after, joined.partitions_moved), (1, 2, 1));
         assert_eq!(joined.group_id, site.named("orders-main"));
         let second = pods(site).await.into_iter().find(|pod| *pod != first).unwrap();
@@ -201,14 +207,15 @@ async fn who_reads_and_what_moved_is_in_the_status_and_in_an_event() {
             })
         };
         event("MemberJoined").await;
-        let count = says(site, "counts it", |status| Some(status.rebalances.as_ref()?.count)).await;
+        let count = site.says("orders", "counts it", |status| Some(status.rebalances.as_ref()?.count)).await;
 
         scale(site, "orders-consumer", 1).await;
-        let rebalances = says(site, "tells of who left", |status| {
-            let rebalances = status.rebalances.clone()?;
-            (rebalances.recent.first()?.reason != "MemberJoined").then_some(rebalances)
-        })
-        .await;
+        let rebalances = site
+            .says("orders", "tells of who left", |status| {
+                let rebalances = status.rebalances.clone()?;
+                (rebalances.recent.first()?.reason != "MemberJoined").then_some(rebalances)
+            })
+            .await;
         let (_, note) = event("MemberLeft").await;
         assert!(note.contains("2 members before, 1 after"), "{note}");
         assert!(rebalances.count > count, "{rebalances:?}");
@@ -227,11 +234,12 @@ async fn records_that_nobody_reads_are_lag_and_after_a_minute_the_consumer_is_st
             let group = &status.groups.as_ref()?.main;
             (group.members.len() == 1 && group.state == "Stable").then_some(())
         };
-        says(site, "has a member", has_member).await;
+        site.says("orders", "has a member", has_member).await;
         scale(site, "orders-consumer", 0).await;
-        says(site, "has no member", |status| status.groups.as_ref()?.main.members.is_empty().then_some(())).await;
+        site.says("orders", "has no member", |status| status.groups.as_ref()?.main.members.is_empty().then_some(()))
+            .await;
         write(site, 0..7).await;
-        says(site, "has seven records that nobody reads", |status| {
+        site.says("orders", "has seven records that nobody reads", |status| {
             let committed = status.groups.as_ref()?.main.committed_lag;
             (status.lag == Some(7) && committed == 7 && holds(status, "ConsumerStuck") != Some(true)).then_some(())
         })
@@ -250,7 +258,7 @@ async fn records_that_nobody_reads_are_lag_and_after_a_minute_the_consumer_is_st
         assert!(stuck.message.contains("7 records are ready"), "{}", stuck.message);
         assert!(stuck.message.ends_with("See docs/conditions/consumer-stuck.md."), "{}", stuck.message);
         scale(site, "orders-consumer", 1).await;
-        says(site, "is at work again", |status| {
+        site.says("orders", "is at work again", |status| {
             (status.lag == Some(0) && holds(status, "ConsumerStuck") == Some(false)).then_some(())
         })
         .await;

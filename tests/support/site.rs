@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Client, CustomResourceExt, ResourceExt};
-use lazaret::api::v1alpha1::ErrorHandlingPipeline;
+use lazaret::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
@@ -195,6 +195,16 @@ impl Site {
             (is_current && condition.reason == reason).then(|| condition.message.clone())
         })
         .await
+    }
+
+    /// Waits for the status of a pipeline to say something.
+    pub async fn says<T>(
+        &self,
+        name: &str,
+        what: &str,
+        probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>,
+    ) -> T {
+        wait_for(&self.pipelines, name, what, |pipeline| probe(pipeline.status.as_ref()?)).await
     }
 
     pub async fn merge(&self, name: &str, patch: Value) {

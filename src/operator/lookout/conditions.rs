@@ -148,7 +148,7 @@ fn new_error_type(letters: &Summary, now: Timestamp) -> Found {
 }
 
 fn stuck(view: &View, now: Timestamp) -> Found {
-    let enough = if view.is_external { STUCK_AFTER_BATCH } else { STUCK_AFTER };
+    let enough = if view.is_external() { STUCK_AFTER_BATCH } else { STUCK_AFTER };
     let (stage, of, (partition, (since, offset))) = view
         .stages()
         .filter_map(|(of, stage)| {
@@ -159,7 +159,7 @@ fn stuck(view: &View, now: Timestamp) -> Found {
     let (topic, seconds) = (&stage.topic, now.since(*since).as_secs());
     let place = format!("{topic}, partition {partition}, offset {offset}");
     if stage.group.as_ref().is_some_and(|group| group.members.is_empty()) {
-        let why = match view.is_external {
+        let why = match view.is_external() {
             true => "Does the application run, and with this group id?".to_owned(),
             false => format!("Are the workers of the {of} stage scaled to 0, or do their pods fail?"),
         };
@@ -169,7 +169,7 @@ fn stuck(view: &View, now: Timestamp) -> Found {
         );
         return Some(("NoMembers", message));
     }
-    let who = if view.is_external { "consumer commits nothing" } else { "processor does not answer" };
+    let who = if view.is_external() { "consumer commits nothing" } else { "processor does not answer" };
     let message = format!(
         "{} records are ready and nothing was finished for {seconds} s; the lowest that is not is {place}. Either the \
          {who}, or that record is what it cannot bear.",
@@ -198,7 +198,7 @@ fn storm(view: &View, rebalances: &RebalancesStatus, now: Timestamp) -> Found {
         return Some(("WorkersRestart", message));
     }
     if 2 * of(RebalanceReason::MemberTimedOut) >= count {
-        let (poll, session) = match view.is_external {
+        let (poll, session) = match view.is_external() {
             true => ("the consumer's max.poll.interval.ms", "its session.timeout.ms"),
             false => ("consumer.maxPollInterval", "consumer.sessionTimeout"),
         };

@@ -18,7 +18,7 @@ use super::workers::Workers;
 use super::{FIELD_MANAGER, conditions, status};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, RebalancesStatus};
 use crate::domain::dead_letters::{DeadLetters, HOUR, Summary};
-use crate::domain::pipeline::{Pipeline, ProcessorPlan};
+use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
 use crate::domain::topic::dangers;
@@ -240,7 +240,6 @@ impl PipelineLookout {
             dead_letters: self.counted.clone(),
             dead_letter_topics: self.watched.pipeline.policy.dead_letter_topics(),
             unsafe_topics: self.unsafe_topics.clone(),
-            is_external: matches!(self.watched.pipeline.processor, ProcessorPlan::External),
         }
     }
 

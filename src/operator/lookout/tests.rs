@@ -54,7 +54,6 @@ fn quiet() -> View {
         dead_letters: Some(Summary::default()),
         dead_letter_topics: vec!["orders.dlt".into()],
         unsafe_topics: vec![],
-        is_external: false,
     }
 }
 
@@ -155,7 +154,7 @@ fn five_rebalances_within_ten_minutes_are_a_storm_whose_likely_cause_is_named() 
 
 #[test]
 fn of_an_external_consumer_there_is_no_retry_stage_and_what_to_do_is_said_of_the_application() {
-    let mut view = View { retry: None, is_external: true, ..quiet() };
+    let mut view = View { retry: None, ..quiet() };
     let status = written(&view);
     assert_eq!((status.lag, status.retrying, status.groups.unwrap().retry), (Some(0), None, None));
     view.main.partitions.get_mut(&0).unwrap().log = 0..17;

@@ -22,8 +22,6 @@ pub struct View {
     pub dead_letter_topics: Vec<Arc<str>>,
     /// What makes dead letters unsafe in their topics, in sentences.
     pub unsafe_topics: Vec<String>,
-    /// Whether the main stage is a consumer that is not Lazaret's.
-    pub is_external: bool,
 }
 
 /// What was seen of a stage.
@@ -56,6 +54,11 @@ impl View {
     /// The stages that there are.
     pub fn stages(&self) -> impl Iterator<Item = (Stage, &StageView)> {
         std::iter::once((Stage::Main, &self.main)).chain(self.retry.iter().map(|retry| (Stage::Retry, retry)))
+    }
+
+    /// Whether the main stage is a consumer that is not Lazaret's: only those have no retry stage.
+    pub fn is_external(&self) -> bool {
+        self.retry.is_none()
     }
 
     /// Records that could be processed now.

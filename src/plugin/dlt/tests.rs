@@ -161,7 +161,15 @@ fn a_command_line_that_says_too_little_or_nonsense_is_refused() {
     assert!(refused("dlt show orders 5").contains("must be PARTITION:OFFSET, such as 0:41"));
     assert!(refused("dlt show orders -1:5").contains("unexpected argument"));
     assert!(refused("dlt list orders --since yesterday").contains("is no duration (90m) and no time"));
+    assert!(refused("dlt list orders --bootstrap-servers kafka").contains("must be HOST:PORT"));
     assert!(one_of(vec!["a".into(), "b".into()]).unwrap_err().to_string().ends_with("Say --topic: a, b"));
+}
+
+#[test]
+fn so_long_ago_is_counted_from_now() {
+    let since = |text: &str| text.parse::<Since>().unwrap().time(at(0));
+    assert_eq!((since("90m"), since("2027-01-15T07:00:00Z")), (at(-5_400), at(-3_600)));
+    assert_eq!(since("9999999999h"), Timestamp::MIN);
 }
 
 #[tokio::test]
