@@ -76,6 +76,9 @@ pub fn write_in_transactions(address: &str, topic: &str, rounds: usize) -> usize
             let key = format!("{round}-{n}");
             producer.send(BaseRecord::to(topic).key(&key).payload("x").headers(headers)).unwrap();
         }
+        // What is given up has to be in the log first, to take offsets there. An abort would drop what still waits, and
+        // librdkafka cannot end a transaction that the coordinator has not yet heard of (librdkafka#4849).
+        producer.flush(DEADLINE).unwrap();
         match is_given_up(&round) {
             true => producer.abort_transaction(DEADLINE).unwrap(),
             false => producer.commit_transaction(DEADLINE).unwrap(),
