@@ -26,6 +26,7 @@ pub mod processor;
 mod refetch;
 mod settle;
 mod source;
+mod spans;
 mod throttle;
 mod work;
 mod writer;
@@ -34,12 +35,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
 
 use crate::domain::envelope::Scribe;
 use crate::domain::pipeline::Pipeline;
@@ -54,10 +57,15 @@ use processor::{ClientError, FaultSwitch, Processor};
 use refetch::Refetch;
 use settle::Settle;
 use source::Source;
+use spans::Spans;
+use throttle::Throttle;
 use writer::Writer;
 
 /// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
 const STOP_GRACE: Duration = Duration::from_secs(15);
+
+/// How long the last spans may take to be sent.
+const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 /// A stage of a pipeline that runs in this process. It is told to stop when this is dropped.
 pub struct Worker {
@@ -67,6 +75,7 @@ pub struct Worker {
     unsettled: Arc<AtomicBool>,
     source_ended: oneshot::Receiver<()>,
     settle: JoinHandle<()>,
+    traces: Option<SdkTracerProvider>,
 }
 
 /// What a [`Worker`] is made of.
@@ -123,14 +132,27 @@ impl Worker {
             format: pipeline.dead_letter_format,
             stack_trace_max_bytes: pipeline.stack_trace_max_bytes,
         };
+        let traces = spans::provider(pipeline.tracing.as_ref(), &pipeline.workers_name(stage), &name);
+        let spans = Spans::new(traces.as_ref(), &pipeline, stage);
         let (to_settle, inbox) = mpsc::unbounded_channel();
         let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
         let Pipeline { delivery, drain_timeout, .. } = *pipeline;
         let (topic, group_id) = (&pipeline.source(stage).topic, &pipeline.source(stage).group_id);
         let refetch = Refetch::start(&connection, topic.clone(), FailOnPanic(failed.clone()))?;
-        let context =
-            Context::new(pipeline.clone(), stage, processor, metrics.clone(), to_settle, refetch, failed.clone());
-        let (unsettled, context) = (context.unsettled.clone(), Arc::new(context));
+        let unsettled = Arc::<AtomicBool>::default();
+        let context = Arc::new(Context {
+            stage,
+            processor,
+            spans,
+            throttle: Throttle::new(&pipeline.throttle, metrics.clone()),
+            metrics: metrics.clone(),
+            to_settle,
+            refetch,
+            unsettled: unsettled.clone(),
+            failed: failed.clone(),
+            longest_delay: pipeline.policy.longest_delay(),
+            pipeline: pipeline.clone(),
+        });
         let group = Group::new(context.clone(), Handle::current());
         let mut config = connection.consumer(group_id, &pipeline.membership, &identity);
         // Whoever describes the group sees which worker a member is.
@@ -149,7 +171,7 @@ impl Worker {
             // Nobody waits when the worker was dropped.
             let _ = ended.send(());
         })?;
-        Ok(Self { stop: stop.drop_guard(), failed, drain_timeout, unsettled, source_ended, settle })
+        Ok(Self { stop: stop.drop_guard(), failed, drain_timeout, unsettled, source_ended, settle, traces })
     }
 
     /// Waits until the stage cannot go on, which only a defect or a fatal error of the client brings about.
@@ -167,6 +189,11 @@ impl Worker {
             source.is_ok() && self.settle.await.is_ok()
         };
         let ended = tokio::time::timeout(self.drain_timeout + STOP_GRACE, ended).await.unwrap_or(false);
+        if let Some(traces) = self.traces {
+            // What a collector does not take by then is lost.
+            let sent = tokio::task::spawn_blocking(move || traces.shutdown_with_timeout(TRACES_GRACE)).await;
+            debug!(?sent, "the last spans are sent");
+        }
         ended && !self.unsettled.load(Ordering::Relaxed)
     }
 }

@@ -58,6 +58,10 @@ const REFUSED: [(&str, &str); 34] = [
         "spec.dlt.topic.name: must be a topic name: only letters, digits, '.', '_' and '-', and neither '.' nor '..'",
     ),
     ("spec: {topic: {replicas: 0}}", "spec.topic.replicas: must be at least 1, or -1 for the cluster's default"),
+    (
+        "spec: {tracing: {endpoint: 'otel-collector:4317'}}",
+        "spec.tracing.endpoint: must begin with http:// or https://, followed by a host",
+    ),
     ("spec: {circuitBreaker: {window: 500ms}}", "spec.circuitBreaker.window: must be 1s to 1h"),
     ("spec: {circuitBreaker: {openFor: 61m}}", "spec.circuitBreaker.openFor: must be 1s to 1h"),
     ("spec: {consumer: {sessionTimeout: 31m}}", "spec.consumer.sessionTimeout: must be 6s to 30m"),
@@ -132,7 +136,7 @@ const REFUSED: [(&str, &str); 34] = [
     ),
     (
         "spec: {processor: {http: null, external: {groupId: shop}}, ingress: {enabled: true}}",
-        "spec: ingress, faultInjection, consumer.replicas and autoscaling, and retry's groupId, replicas, autoscaling and \
+        "spec: ingress, faultInjection, tracing, consumer.replicas and autoscaling, and retry's groupId, replicas, autoscaling and \
          rules are for workers, and an external processor has none: leave them out",
     ),
     (

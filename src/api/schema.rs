@@ -3,7 +3,7 @@
 //! Nothing here knows a particular resource.
 
 use kube::core::Rule;
-use schemars::{Schema, transform::transform_subschemas};
+use schemars::{Schema, SchemaGenerator, json_schema, transform::transform_subschemas};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -54,6 +54,18 @@ pub(super) fn kubernetes(schema: &mut Schema) {
     if schema.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
         schema.remove("format");
     }
+}
+
+/// The schema of an address that is called.
+pub(super) fn url(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 2048,
+        "x-kubernetes-validations": [
+            Rule::new("self.matches('^https?://[^/]')")
+                .message("must begin with http:// or https://, followed by a host"),
+        ],
+    })
 }
 
 /// Rules for a duration that must not be zero.

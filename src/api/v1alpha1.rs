@@ -18,6 +18,7 @@ mod retry_rule;
 mod status;
 mod template;
 mod topic;
+mod tracing;
 
 pub use autoscaling::Autoscaling;
 pub use circuit_breaker::CircuitBreaker;
@@ -37,3 +38,4 @@ pub use status::{
 };
 pub use template::{ContainerTemplate, MetadataTemplate, PodTemplate, Template};
 pub use topic::{Adopt, Topic};
+pub use tracing::Tracing;

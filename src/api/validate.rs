@@ -16,7 +16,7 @@ use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
 use crate::domain::lane::Ordering;
 use crate::domain::pipeline::{
     Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, PendingPlan, Pipeline, ProcessorPlan, Source,
-    ThrottlePlan, TopicPlan,
+    ThrottlePlan, TopicPlan, TracingPlan,
 };
 use crate::domain::policy::{Backoff, InPlace, Mode, RetryPolicy, RetryRule, Ruling, Strategy};
 use crate::domain::rules::{Rule, RuleSet};
@@ -145,6 +145,10 @@ pub fn validate(object: &ErrorHandlingPipeline) -> Result<Pipeline, InvalidPipel
         drain_timeout: spec.consumer.drain_timeout.into(),
         ingress: spec.ingress.enabled.then_some(IngressPlan { key, max_bytes }),
         fault_injection: spec.fault_injection.enabled,
+        tracing: spec
+            .tracing
+            .as_ref()
+            .map(|tracing| TracingPlan { endpoint: tracing.endpoint.clone(), sampling_ratio: tracing.sampling_ratio }),
     })
 }
 

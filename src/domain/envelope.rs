@@ -119,7 +119,7 @@ impl Scribe {
     }
 
     fn push_past(&self, headers: &mut Vec<Header>, failed: FailedRecord<'_>) {
-        let Provenance { origin, attempts, first_failure, .. } = failed.provenance;
+        let Provenance { origin, attempts, first_failure, first_span, .. } = failed.provenance;
         headers.push(text(header::ATTEMPTS, attempts));
         headers.push(text(header::ORIGINAL_TOPIC, &origin.topic));
         headers.push(text(header::ORIGINAL_PARTITION, origin.partition));
@@ -128,6 +128,7 @@ impl Scribe {
         headers.push(text(header::ERROR_TYPE, &failed.failure.error_type));
         headers.push(text(header::ERROR_MESSAGE, &failed.failure.message));
         headers.extend(first_failure.map(|at| text(header::FIRST_FAILURE, at.0)));
+        headers.extend(first_span.as_ref().map(|span| text(header::TRACEPARENT, span)));
         headers.push(text(header::PIPELINE, &self.pipeline));
     }
 

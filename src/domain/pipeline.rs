@@ -49,6 +49,8 @@ pub struct Pipeline {
     pub ingress: Option<IngressPlan>,
     /// Whether failures can be injected.
     pub fault_injection: bool,
+    /// Where spans of attempts are sent, `None` for where the environment says.
+    pub tracing: Option<TracingPlan>,
 }
 
 impl Pipeline {
@@ -60,12 +62,25 @@ impl Pipeline {
         }
     }
 
+    /// What the workers of a stage are called.
+    pub fn workers_name(&self, stage: Stage) -> String {
+        workers_name(&self.name, stage)
+    }
+
     /// What a stage reads, and as which group.
     pub fn source(&self, stage: Stage) -> &Source {
         match stage {
             Stage::Main => &self.main,
             Stage::Retry => &self.retry,
         }
+    }
+}
+
+/// What the workers of a pipeline's stage are called: their Deployment, and the service that they are in traces.
+pub fn workers_name(pipeline: &str, stage: Stage) -> String {
+    match stage {
+        Stage::Main => format!("{pipeline}-consumer"),
+        Stage::Retry => format!("{pipeline}-retry"),
     }
 }
 
@@ -182,6 +197,15 @@ pub struct HttpPlan {
     pub timeout: Duration,
     /// Headers for each request.
     pub headers: BTreeMap<String, String>,
+}
+
+/// Where spans of attempts are sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TracingPlan {
+    /// The collector's endpoint for OTLP over HTTP, without the path of traces.
+    pub endpoint: String,
+    /// The share of the records without a trace of their own that get one, 0 to 1.
+    pub sampling_ratio: f64,
 }
 
 /// How records are taken in over HTTP.

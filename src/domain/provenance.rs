@@ -35,6 +35,8 @@ pub mod header {
     pub const ERROR_MESSAGE: &str = "lazaret-error-message";
     /// When the record failed first; epoch milliseconds.
     pub const FIRST_FAILURE: &str = "lazaret-first-failure";
+    /// The span of the first attempt, where attempts are traced, as the `traceparent` of W3C Trace Context.
+    pub const TRACEPARENT: &str = "lazaret-traceparent";
     /// The pipeline that wrote the record.
     pub const PIPELINE: &str = "lazaret-pipeline";
     /// Why the record was given up; on dead letters only.
@@ -85,7 +87,12 @@ pub struct Provenance {
     pub first_failure: Option<Timestamp>,
     /// When it may be tried next, `None` for at once.
     pub due: Option<Timestamp>,
+    /// The span of its first attempt, where attempts are traced, as W3C `traceparent`.
+    pub first_span: Option<Arc<str>>,
 }
+
+/// The length of a `traceparent` of version 00, the one that is written.
+const TRACEPARENT_BYTES: usize = 55;
 
 /// No record is older.
 const EPOCH: Timestamp = Timestamp(0);
@@ -99,7 +106,7 @@ impl Provenance {
             offset: record.offset,
             timestamp: record.timestamp,
         };
-        Self { origin, attempts: 0, first_failure: None, due: None }
+        Self { origin, attempts: 0, first_failure: None, due: None, first_span: None }
     }
 
     /// The past of a record that was found in the retry topic.
@@ -116,6 +123,7 @@ impl Provenance {
             attempts,
             first_failure: instant(header::FIRST_FAILURE).map(|first| first.max(EPOCH).min(now)),
             due: instant(header::DUE).map(|due| due.max(written).min(now.after(longest_delay))),
+            first_span: first_span(record).map(Arc::from),
         }
     }
 
@@ -136,6 +144,7 @@ impl Provenance {
             attempts: self.attempts.saturating_add(1),
             first_failure: self.first_failure.or(Some(now)),
             due: None,
+            first_span: self.first_span.clone(),
         }
     }
 
@@ -150,6 +159,11 @@ impl Provenance {
 pub fn forwarded_headers(record: &Record) -> impl Iterator<Item = &Header> {
     let is_own = |name: &str| name.starts_with(header::PREFIX) && !name.starts_with(header::REDRIVE_PREFIX);
     record.headers.iter().filter(move |header| !is_own(&header.name))
+}
+
+/// Whether it names a span is for whoever goes on with it.
+fn first_span(record: &Record) -> Option<&str> {
+    record.header_text(header::TRACEPARENT).filter(|text| text.len() == TRACEPARENT_BYTES)
 }
 
 fn number<T: std::str::FromStr>(record: &Record, name: &str) -> Option<T> {
@@ -259,15 +273,18 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_makes_it_panic(
-            values in proptest::collection::vec(prop_oneof![".*", any::<i64>().prop_map(|n| n.to_string())], 7),
+            values in proptest::collection::vec(prop_oneof![".*", any::<i64>().prop_map(|n| n.to_string())], 8),
         ) {
             use header::*;
             let names = [
                 ATTEMPTS, DUE, FIRST_FAILURE, ORIGINAL_TOPIC, ORIGINAL_PARTITION, ORIGINAL_OFFSET, ORIGINAL_TIMESTAMP,
+                TRACEPARENT,
             ];
             let headers: Vec<_> = names.into_iter().zip(values.iter().map(String::as_str)).collect();
             let past = Provenance::of_retry(&record(&headers), LONGEST, NOW);
             prop_assert!(past.due.is_none_or(|due| due <= NOW.after(LONGEST)));
+            // It goes on from hop to hop.
+            prop_assert!(past.first_span.is_none_or(|span| span.len() <= 55));
         }
     }
 }

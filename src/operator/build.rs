@@ -7,4 +7,4 @@ mod workers;
 
 pub(super) use pod::worker_port;
 pub use topics::build_kafka_topics;
-pub use workers::{build_workers, deployment_name};
+pub use workers::build_workers;

@@ -5,13 +5,13 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::{Client, ResourceExt};
 
-use super::build::deployment_name;
 use super::dereference::{Found, TopicFound};
 use super::error::Error;
 use super::names::{self, stage_selector};
 use super::strimzi::{self, Readiness};
 use super::validate::{TopicStep, ValidatedPipeline};
 use crate::domain::pipeline::TopicPlan;
+use crate::domain::pipeline::workers_name;
 use crate::domain::provenance::Stage;
 
 /// How a topic is.
@@ -94,7 +94,7 @@ pub async fn stage(
     stage: Stage,
 ) -> Result<Option<StageState>, Error> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let deployment = deployment_name(pipeline, stage);
+    let deployment = workers_name(pipeline, stage);
     let Some(found) = api.get_opt(&deployment).await? else { return Ok(None) };
     let wanted = found.spec.replicas.unwrap_or(1);
     let status = found.status.clone().unwrap_or_default();

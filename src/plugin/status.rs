@@ -10,8 +10,8 @@ use kube::ResourceExt;
 
 use super::layout::{age, columns, one_line};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, StageStatus};
+use crate::domain::pipeline::workers_name;
 use crate::domain::provenance::Stage;
-use crate::operator::build::deployment_name;
 use crate::operator::dereference::Stored;
 use crate::operator::lookout::conditions::{ALARMS, DEAD_LETTERS_PRESENT, NEW_ERROR_TYPE};
 use crate::operator::observe::StageState;
@@ -204,7 +204,7 @@ fn workers_of(object: &ErrorHandlingPipeline, stages: &[Option<StageState>; 2]) 
     let titles = ["STAGE", "DEPLOYMENT", "READY"].map(str::to_owned).to_vec();
     let row = |(stage, state): (Stage, &Option<StageState>)| {
         let ready = state.as_ref().map_or_else(|| "none yet".to_owned(), workers);
-        vec![stage.to_string(), deployment_name(&object.name_any(), stage), ready]
+        vec![stage.to_string(), workers_name(&object.name_any(), stage), ready]
     };
     let rows = [Stage::Main, Stage::Retry].into_iter().zip(stages).map(row);
     let mut lines = columns(&std::iter::once(titles).chain(rows).collect::<Vec<_>>());
@@ -253,7 +253,7 @@ fn reported(object: &ErrorHandlingPipeline) -> [Option<StageState>; 2] {
         return [None, None];
     }
     let state = |stage, wanted: Option<i32>, status: &StageStatus| StageState {
-        deployment: deployment_name(&object.name_any(), stage),
+        deployment: workers_name(&object.name_any(), stage),
         wanted: wanted.unwrap_or(status.replicas),
         replicas: status.replicas,
         ready: status.ready_replicas,

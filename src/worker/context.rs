@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::metrics::StageMetrics;
 use super::processor::Processor;
 use super::refetch::Refetch;
+use super::spans::Spans;
 use super::throttle::Throttle;
 use super::work::ToSettle;
 use crate::domain::pipeline::Pipeline;
@@ -25,6 +26,7 @@ pub(super) struct Context {
     pub pipeline: Arc<Pipeline>,
     pub stage: Stage,
     pub processor: Processor,
+    pub spans: Spans,
     /// What the processor is asked to bear, over all partitions.
     pub throttle: Throttle,
     pub metrics: Arc<StageMetrics>,
@@ -35,24 +37,11 @@ pub(super) struct Context {
     pub unsettled: Arc<AtomicBool>,
     /// Cancelled when the stage cannot go on.
     pub failed: CancellationToken,
-    longest_delay: Duration,
+    /// The longest delay that the policy has.
+    pub longest_delay: Duration,
 }
 
 impl Context {
-    pub fn new(
-        pipeline: Arc<Pipeline>,
-        stage: Stage,
-        processor: Processor,
-        metrics: Arc<StageMetrics>,
-        to_settle: mpsc::UnboundedSender<ToSettle>,
-        refetch: Refetch,
-        failed: CancellationToken,
-    ) -> Self {
-        let throttle = Throttle::new(&pipeline.throttle, metrics.clone());
-        let (longest_delay, unsettled) = (pipeline.policy.longest_delay(), Arc::default());
-        Self { pipeline, stage, processor, throttle, metrics, to_settle, refetch, unsettled, failed, longest_delay }
-    }
-
     /// The records that one partition may hold, waiting ones included.
     pub fn partition_records(&self) -> usize {
         match self.stage {

@@ -19,6 +19,7 @@ use super::context::Context;
 use super::fail::FailOnPanic;
 use super::load::Load;
 use super::refetch::{Found, Wanted};
+use super::spans::AttemptSpan;
 use super::throttle::Tally;
 use super::work::{AssignmentId, Destination, Route, ToSettle, Work};
 use crate::domain::decide::{Decision, Situation, decide};
@@ -61,7 +62,7 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 struct Ended {
     work: Work,
     lane: Option<LaneId>,
-    outcome: Option<Outcome>,
+    outcome: Option<(Outcome, AttemptSpan)>,
 }
 
 impl Partition {
@@ -192,15 +193,16 @@ impl Partition {
         }
         while self.calls.len() < self.context.pipeline.throttle.max_in_flight
             && !self.stop.is_cancelled()
-            && let Some((lane, work)) = self.lanes.take_ready()
+            && let Some((lane, mut work)) = self.lanes.take_ready()
         {
-            let Context { throttle, processor, .. } = &*self.context;
+            let Context { throttle, processor, spans, .. } = &*self.context;
             let passed = throttle.pass_now().and_then(|pass| Some((pass, processor.call_now(&work.record)?)));
             match passed {
                 Some((pass, outcome)) => {
+                    let span = spans.begin(&mut work);
                     self.tally.count(throttle, pass, &outcome);
                     note_lateness(&self.context, &work);
-                    self.conclude(work, lane, outcome);
+                    self.conclude(work, lane, outcome, span);
                 }
                 None => self.call(work, lane, Duration::ZERO),
             }
@@ -210,7 +212,7 @@ impl Partition {
     }
 
     /// Starts an attempt after a pause, as soon as the throttle permits it. One that was a probe and failed is made again.
-    fn call(&mut self, work: Work, lane: Option<LaneId>, mut pause: Duration) {
+    fn call(&mut self, mut work: Work, lane: Option<LaneId>, mut pause: Duration) {
         let (context, stop) = (self.context.clone(), self.stop.clone());
         let attempt = async move {
             let mut failed_probes = 0;
@@ -227,16 +229,20 @@ impl Partition {
                     permit = permitted => permit,
                 };
                 note_lateness(&context, &work);
+                let span = context.spans.begin(&mut work);
                 let outcome = {
                     let _in_flight = InFlight::new(&context);
-                    context.processor.call(&work.record, &work.past).await
+                    context.processor.call(&work.record, &work.past, &span).await
                 };
                 // A record that fails whenever it is a probe must not stop the others for ever.
                 failed_probes += 1;
                 if permit.end(&outcome) || failed_probes >= context.pipeline.policy.default.max_attempts {
-                    return Ended { work, lane, outcome: Some(outcome) };
+                    return Ended { work, lane, outcome: Some((outcome, span)) };
                 }
-                log_failed_probe(&work, &outcome);
+                if let Outcome::Failed(failure) = &outcome {
+                    log_failed_probe(&work, failure);
+                    span.fail_probe(&failure.error_type);
+                }
                 pause = PROBE_PAUSE;
             }
         };
@@ -245,16 +251,19 @@ impl Partition {
 
     fn end(&mut self, ended: Ended) {
         // Without an outcome the record stays in flight; its lane stays taken, but nothing starts any more.
-        if let Some(outcome) = ended.outcome {
-            self.conclude(ended.work, ended.lane, outcome);
+        if let Some((outcome, span)) = ended.outcome {
+            self.conclude(ended.work, ended.lane, outcome, span);
         }
     }
 
     /// Decides what becomes of a record, and lets the next one in its lane start unless it stays.
-    fn conclude(&mut self, work: Work, lane: Option<LaneId>, outcome: Outcome) {
+    fn conclude(&mut self, work: Work, lane: Option<LaneId>, outcome: Outcome, span: AttemptSpan) {
         let mut failure = match outcome {
             Outcome::Failed(failure) => failure,
-            Outcome::Done | Outcome::Dropped => return self.finish(work, lane, &outcome),
+            Outcome::Done | Outcome::Dropped => {
+                span.succeed();
+                return self.finish(work, lane, &outcome);
+            }
         };
         self.context.metrics.failed_attempts.inc();
         let now = clock::now();
@@ -264,7 +273,9 @@ impl Partition {
         let attempts = work.past.attempts;
         let ruling = policy.ruling(&work.record, &failure, attempts);
         let situation = Situation { attempts, first_failure, now, sample: rand::random() };
-        let to = match decide(&failure, policy, ruling, situation) {
+        let decision = decide(&failure, policy, ruling, situation);
+        span.fail(&decision, &failure.error_type);
+        let to = match decision {
             Decision::RetryInPlace { delay } => {
                 log_retry_in_place(&work, &failure, ruling.max_attempts, delay);
                 return self.call(work, lane, delay);
@@ -353,8 +364,7 @@ fn log_retry_in_order(work: &Work, failure: &Failure, max_attempts: u32, due: Ti
     info!(topic, partition, offset, attempt, max_attempts, error_type, %due, "attempt failed, Retry keeps its place");
 }
 
-fn log_failed_probe(work: &Work, outcome: &Outcome) {
-    let Outcome::Failed(failure) = outcome else { return };
+fn log_failed_probe(work: &Work, failure: &Failure) {
     let (topic, partition, offset) = (&*work.record.topic, work.record.partition, work.record.offset);
     let (attempt, error_type) = (work.past.attempts + 1, &*failure.error_type);
     info!(topic, partition, offset, attempt, error_type, "probe failed, the attempt does not count");

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 pub use http::ClientError;
 use http::HttpProcessor;
 
+use super::spans::AttemptSpan;
 use crate::domain::failure::{Failure, FailureKind, Outcome};
 use crate::domain::pipeline::ProcessorPlan;
 use crate::domain::provenance::Provenance;
@@ -86,11 +87,11 @@ impl Processor {
         self.answer_now(record).ok()
     }
 
-    /// The outcome of an attempt, which is the first where the record has no past.
-    pub async fn call(&self, record: &Record, past: &Provenance) -> Outcome {
+    /// The outcome of an attempt, which is the first where the record has no past. An endpoint goes on with its span.
+    pub(super) async fn call(&self, record: &Record, past: &Provenance, span: &AttemptSpan) -> Outcome {
         match self.answer_now(record) {
             Ok(outcome) => outcome,
-            Err(endpoint) => endpoint.call(record, past).await,
+            Err(endpoint) => endpoint.call(record, past, span).await,
         }
     }
 

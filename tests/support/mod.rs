@@ -3,6 +3,7 @@
 
 pub mod api_proxy;
 pub mod cluster;
+pub mod collector;
 pub mod engine;
 pub mod lazaret;
 pub mod link;

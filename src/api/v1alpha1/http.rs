@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use kube::core::Rule;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +12,7 @@ use crate::api::{duration::Duration, schema};
 #[serde(rename_all = "camelCase")]
 pub struct HttpProcessor {
     /// The address that is called. Example: `http://orders-service.shop.svc:8080/orders`.
-    #[schemars(schema_with = "url")]
+    #[schemars(schema_with = "schema::url")]
     pub url: String,
 
     /// The method of the call: `POST` (default), `PUT` or `PATCH`. The record's value is the body.
@@ -47,17 +46,6 @@ pub enum HttpMethod {
 
 const fn half_a_minute() -> Duration {
     Duration::from_secs(30)
-}
-
-fn url(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "string",
-        "maxLength": 2048,
-        "x-kubernetes-validations": [
-            Rule::new("self.matches('^https?://[^/]')")
-                .message("must begin with http:// or https://, followed by a host"),
-        ],
-    })
 }
 
 fn headers(_: &mut SchemaGenerator) -> Schema {

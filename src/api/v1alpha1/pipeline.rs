@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CircuitBreaker, Consumer, DeadLetters, ErrorHandlingPipelineStatus, FaultInjection, Ingress, Kafka, Processor,
-    Retry, Topic,
+    Retry, Topic, Tracing,
 };
 use crate::api::schema;
 
@@ -105,6 +105,10 @@ pub struct ErrorHandlingPipelineSpec {
     /// An HTTP endpoint that makes the processor fail on purpose. Off unless enabled.
     #[serde(default)]
     pub fault_injection: FaultInjection,
+
+    /// Where OpenTelemetry spans of the attempts are sent. Default: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
 }
 
 /// Which records may be processed at the same time.
@@ -237,10 +241,11 @@ fn rules() -> Vec<Rule> {
         Rule::new(
             "!has(self.processor.external) || !(self.ingress.enabled || self.faultInjection.enabled \
              || has(self.consumer.replicas) || has(self.consumer.autoscaling) || has(self.retry.replicas) \
-             || has(self.retry.autoscaling) || has(self.retry.groupId) || size(self.retry.rules) > 0)",
+             || has(self.retry.autoscaling) || has(self.retry.groupId) || size(self.retry.rules) > 0 \
+             || has(self.tracing))",
         )
         .message(
-            "ingress, faultInjection, consumer.replicas and autoscaling, and retry's groupId, replicas, autoscaling and \
+            "ingress, faultInjection, tracing, consumer.replicas and autoscaling, and retry's groupId, replicas, autoscaling and \
              rules are for workers, and an external processor has none: leave them out",
         ),
         Rule::new(

@@ -3,8 +3,8 @@
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::workers::deployment_name;
 use crate::api::v1alpha1::Autoscaling;
+use crate::domain::pipeline::workers_name;
 use crate::domain::provenance::Stage;
 use crate::operator::validate::ValidatedPipeline;
 
@@ -22,7 +22,7 @@ pub(super) fn autoscaler(validated: &ValidatedPipeline, stage: Stage) -> Option<
     let topic = &validated.pipeline.source(stage).topic;
     let managed = validated.pipeline.topics.iter().find(|plan| plan.name == *topic && plan.manage);
     let most = managed.map_or(max_replicas, |plan| max_replicas.min(plan.partitions));
-    let deployment = deployment_name(&name, stage);
+    let deployment = workers_name(&name, stage);
     Some(json!({
         "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": deployment},
         "spec": {

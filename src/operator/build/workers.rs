@@ -10,20 +10,13 @@ use crate::api::v1alpha1::{
     Consumer, ContainerProcessor, DeadLetterTopic, DeletionPolicy, ErrorHandlingPipeline, Retry, RetryTopic, Template,
     Topic,
 };
+use crate::domain::pipeline::workers_name;
 use crate::domain::provenance::Stage;
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
 use crate::operator::validate::ValidatedPipeline;
 
 /// The port of the Services.
 const PORT: u16 = 8080;
-
-/// The name of a stage's Deployment.
-pub fn deployment_name(pipeline: &str, stage: Stage) -> String {
-    match stage {
-        Stage::Main => format!("{pipeline}-consumer"),
-        Stage::Retry => format!("{pipeline}-retry"),
-    }
-}
 
 /// Everything besides the topics, in the order in which it is applied. An external consumer has no workers.
 pub fn build_workers(validated: &ValidatedPipeline, image: &str) -> Vec<DynamicObject> {
@@ -120,7 +113,7 @@ fn service(object: &ErrorHandlingPipeline) -> Value {
         None => "ClusterIP",
     };
     json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": deployment_name(&name, Stage::Main)},
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": workers_name(&name, Stage::Main)},
         "spec": {"type": kind, "selector": selector(&name, Stage::Main), "ports": [port]},
     })
 }
@@ -143,7 +136,7 @@ fn peers_service(name: &str, port: u16) -> Value {
 
 fn disruption_budget(name: &str, stage: Stage) -> Value {
     json!({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": deployment_name(name, stage)},
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": workers_name(name, stage)},
         // Workers that are not ready hold no node back.
         "spec": {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow", "selector": {"matchLabels": selector(name, stage)}},
     })
@@ -164,6 +157,6 @@ fn deployment(validated: &ValidatedPipeline, stage: Stage, image: &str, config: 
     if let Some(replicas) = replicas {
         spec["replicas"] = replicas.into();
     }
-    let metadata = json!({"name": deployment_name(&name, stage), "labels": {STAGE_LABEL: stage.to_string()}});
+    let metadata = json!({"name": workers_name(&name, stage), "labels": {STAGE_LABEL: stage.to_string()}});
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
 }

@@ -13,11 +13,12 @@ use kube::{Client, ResourceExt};
 use super::{Plan, Planned};
 use crate::api::file;
 use crate::api::v1alpha1::ErrorHandlingPipeline;
+use crate::domain::pipeline::workers_name;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::kafka::topics::{TopicError, Topics};
 use crate::operator::apply::{api_of, is_owned, unwanted};
-use crate::operator::build::{build_kafka_topics, build_workers, deployment_name};
+use crate::operator::build::{build_kafka_topics, build_workers};
 use crate::operator::dereference::Stored;
 use crate::operator::dereference::{Found, Sight, TopicFound, dereference};
 use crate::operator::release::{labelled_topics, releases};
@@ -184,7 +185,7 @@ pub async fn rivals(cluster: &Cluster, object: &ErrorHandlingPipeline) -> Result
 /// The image that the workers of the main stage have.
 async fn image_of(cluster: &Cluster, object: &ErrorHandlingPipeline) -> Result<Option<String>, PluginError> {
     let api: Api<Deployment> = Api::namespaced(cluster.client.clone(), &object.namespace().unwrap_or_default());
-    let name = deployment_name(&object.name_any(), Stage::Main);
+    let name = workers_name(&object.name_any(), Stage::Main);
     let deployment = api.get_opt(&name).await.map_err(cluster.failed())?;
     let pod = deployment.and_then(|deployment| deployment.spec.template.spec);
     let worker = pod.and_then(|pod| pod.containers.into_iter().find(|container| container.name == "worker"));

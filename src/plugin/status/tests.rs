@@ -49,7 +49,7 @@ fn ready_status() -> Value {
 
 fn state(stage: Stage, ready: i32, wanted: i32, trouble: Option<(&str, &str)>) -> Option<StageState> {
     let trouble = trouble.map(|(reason, message)| (reason.to_owned(), message.to_owned()));
-    Some(StageState { deployment: deployment_name("orders", stage), wanted, replicas: wanted, ready, trouble })
+    Some(StageState { deployment: workers_name("orders", stage), wanted, replicas: wanted, ready, trouble })
 }
 
 fn shown(status: &Value, stages: [Option<StageState>; 2]) -> String {

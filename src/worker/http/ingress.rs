@@ -27,9 +27,10 @@ use crate::domain::expression::{Expression, Facts};
 use crate::domain::pipeline::{IngressPlan, Pipeline};
 use crate::domain::record::{Header, Outgoing};
 use crate::kafka::record::to_future_record;
+use crate::worker::spans::{TRACEPARENT, TRACESTATE};
 
-/// The one request header that goes on with the record: it ties the record to the trace that it came from.
-const TRACE_PARENT: &str = "traceparent";
+/// The request headers that go on with the record: they tie it to the trace that it came from.
+const TRACE_HEADERS: [&str; 2] = [TRACEPARENT, TRACESTATE];
 
 /// How long to ask whether a topic exists, once it is known that a record could not be written to it.
 const DIAGNOSIS: Duration = Duration::from_secs(1);
@@ -51,8 +52,8 @@ pub struct Written {
 
 /// Writes one record to the main topic of a pipeline of this process.
 ///
-/// The value is the body as it was sent. The key is what `spec.ingress.key` makes of it, null without. A `traceparent`
-/// header of the request becomes a header of the record. The answer comes when all in-sync replicas have the record.
+/// The value is the body as it was sent. The key is what `spec.ingress.key` makes of it, null without. The headers
+/// `traceparent` and `tracestate` of the request become headers of the record. The answer comes when all in-sync replicas have the record.
 #[utoipa::path(post, path = "/api/v1/{topic}", tag = "records",
     params(("topic" = String, Path, description = "A main topic whose pipeline has `spec.ingress.enabled`.")),
     request_body(content = serde_json::Value, description = "Any JSON value, whatever the Content-Type says."),
@@ -166,8 +167,8 @@ fn key(expression: &Expression, body: &[u8]) -> Result<Option<Bytes>, Problem> {
 }
 
 fn trace_headers(headers: &HeaderMap) -> Vec<Header> {
-    let header = headers.get(TRACE_PARENT);
-    header.map(|value| Header::new(TRACE_PARENT, Bytes::copy_from_slice(value.as_bytes()))).into_iter().collect()
+    let header = |name| Some(Header::new(name, Bytes::copy_from_slice(headers.get(name)?.as_bytes())));
+    TRACE_HEADERS.into_iter().filter_map(header).collect()
 }
 
 /// Says why a record was not written.

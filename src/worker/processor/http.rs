@@ -13,6 +13,7 @@ use crate::domain::http::{Answer, DISPOSITION, classify};
 use crate::domain::pipeline::HttpPlan;
 use crate::domain::provenance::{Provenance, forwarded_headers};
 use crate::domain::record::Record;
+use crate::worker::spans::{AttemptSpan, TRACEPARENT, TRACESTATE};
 
 /// How much of an error's body is read: enough for a problem document with a stack trace.
 const BODY_MAX_BYTES: usize = 64 << 10;
@@ -69,9 +70,9 @@ impl HttpProcessor {
     }
 
     /// Makes one attempt.
-    pub async fn call(&self, record: &Record, past: &Provenance) -> Outcome {
+    pub async fn call(&self, record: &Record, past: &Provenance, span: &AttemptSpan) -> Outcome {
         let mut request = self.client.request(self.method.clone(), self.url.clone());
-        request = request.headers(request_headers(record, past)).headers(self.headers.clone());
+        request = request.headers(request_headers(record, past, span)).headers(self.headers.clone());
         if let Some(value) = &record.value {
             request = request.body(value.clone());
         }
@@ -84,7 +85,7 @@ impl HttpProcessor {
 
 /// The event's attributes and the record's own headers. A record that already is a CloudEvent in Kafka's binary mode
 /// (`ce_id` and so on) keeps its attributes.
-fn request_headers(record: &Record, past: &Provenance) -> HeaderMap {
+fn request_headers(record: &Record, past: &Provenance, span: &AttemptSpan) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut put = |name: &str, value: &str| {
         if value.len() > ATTRIBUTE_MAX_BYTES {
@@ -114,7 +115,9 @@ fn request_headers(record: &Record, past: &Provenance) -> HeaderMap {
     }
     put("lazaret-attempt", &past.attempts.saturating_add(1).to_string());
     headers.extend(HeaderValue::try_from(format!("\"{id}\"")).map(|value| (IDEMPOTENCY_KEY, value)));
-    headers.extend(HeaderValue::try_from(traceparent(record)).map(|value| (TRACEPARENT, value)));
+    for (name, value) in trace_headers(record, span) {
+        headers.extend(HeaderValue::try_from(value).map(|value| (HeaderName::from_static(name), value)));
+    }
     let content_type = record.header_text("content-type").unwrap_or("application/json");
     headers.extend(HeaderValue::try_from(content_type).map(|value| (CONTENT_TYPE, value)));
     headers
@@ -124,13 +127,24 @@ fn request_headers(record: &Record, past: &Provenance) -> HeaderMap {
 const ATTRIBUTE_MAX_BYTES: usize = 1024;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The trace that the record's producer began, or a new one ([W3C Trace Context](https://www.w3.org/TR/trace-context/)).
-fn traceparent(record: &Record) -> String {
-    match record.header_text("traceparent") {
-        Some(given) => given.to_owned(),
-        None => format!("00-{:032x}-{:016x}-01", rand::random::<u128>().max(1), rand::random::<u64>().max(1)),
+/// What the endpoint goes on with: the attempt's span; where there is none, the trace that the record's producer began, or a
+/// new one.
+fn trace_headers(record: &Record, span: &AttemptSpan) -> Vec<(&'static str, String)> {
+    let of_span = span.headers();
+    if !of_span.is_empty() {
+        return of_span;
+    }
+    let given = |name| record.header_text(name).map(str::to_owned);
+    match given(TRACEPARENT) {
+        Some(parent) => [(TRACEPARENT, Some(parent)), (TRACESTATE, given(TRACESTATE))]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect(),
+        None => {
+            let (trace, parent) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+            vec![(TRACEPARENT, format!("00-{trace:032x}-{parent:016x}-01"))]
+        }
     }
 }
 
@@ -191,7 +205,7 @@ mod tests {
             headers,
         };
         let past = Provenance { attempts: 1, ..Provenance::fresh(&record) };
-        request_headers(&record, &past)
+        request_headers(&record, &past, &AttemptSpan::none())
     }
 
     #[test]
