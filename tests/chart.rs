@@ -24,7 +24,7 @@ const CHART: &str = "charts/lazaret";
 
 const DEFAULTS: &str = "{}";
 
-const NAMESPACES: &str = "watchNamespaces: [kafka, lazaret]";
+const NAMESPACES: &str = "{watchNamespaces: [kafka, lazaret], podMonitor: {enabled: true}}";
 
 const IMAGE: &str = "
 image: {repository: registry.example/lazaret, digest: 'sha256:0123'}

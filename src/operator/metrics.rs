@@ -40,7 +40,7 @@ struct MethodLabel {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ConditionLabels {
-    namespace: String,
+    pipeline_namespace: String,
     pipeline: String,
     condition: String,
 }
@@ -83,7 +83,7 @@ impl Metrics {
             let Ok(object) = &stored.0 else { continue };
             for condition in object.status.iter().flat_map(|status| &status.conditions) {
                 let labels = ConditionLabels {
-                    namespace: object.namespace().unwrap_or_default(),
+                    pipeline_namespace: object.namespace().unwrap_or_default(),
                     pipeline: object.name_any(),
                     condition: condition.type_.clone(),
                 };

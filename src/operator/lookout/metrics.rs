@@ -30,20 +30,20 @@ struct Pipeline {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct PipelineLabels {
-    namespace: String,
+    pipeline_namespace: String,
     pipeline: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StageLabels {
-    namespace: String,
+    pipeline_namespace: String,
     pipeline: String,
     stage: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ErrorTypeLabels {
-    namespace: String,
+    pipeline_namespace: String,
     pipeline: String,
     error_type: String,
 }
@@ -71,10 +71,11 @@ impl Seen {
         let (letters, by_type, oldest) = (Family::default(), Family::default(), Family::default());
         let rebalances = Family::<PipelineLabels, Counter>::default();
         for pipeline in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let labels = PipelineLabels { namespace: pipeline.namespace.clone(), pipeline: pipeline.name.clone() };
+            let labels =
+                PipelineLabels { pipeline_namespace: pipeline.namespace.clone(), pipeline: pipeline.name.clone() };
             for (of, stage) in pipeline.view.stages() {
-                let PipelineLabels { namespace, pipeline } = labels.clone();
-                let labels = StageLabels { namespace, pipeline, stage: of.to_string() };
+                let PipelineLabels { pipeline_namespace, pipeline } = labels.clone();
+                let labels = StageLabels { pipeline_namespace, pipeline, stage: of.to_string() };
                 set(&ready, &labels, stage.ready());
                 set(&unprocessed, &labels, stage.unprocessed());
                 set(&committed, &labels, stage.committed_lag());
@@ -90,8 +91,12 @@ impl Seen {
                     *counts.entry(if is_known { error_type } else { "other" }).or_default() += cause.count;
                 }
                 for (error_type, count) in counts {
-                    let PipelineLabels { namespace, pipeline } = labels.clone();
-                    set(&by_type, &ErrorTypeLabels { namespace, pipeline, error_type: error_type.to_owned() }, count);
+                    let PipelineLabels { pipeline_namespace, pipeline } = labels.clone();
+                    set(
+                        &by_type,
+                        &ErrorTypeLabels { pipeline_namespace, pipeline, error_type: error_type.to_owned() },
+                        count,
+                    );
                 }
             }
             rebalances.get_or_create(&labels).inc_by(pipeline.rebalances);

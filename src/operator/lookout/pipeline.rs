@@ -33,7 +33,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long one is looked at every time after something moved.
 const ACTIVE: Duration = Duration::from_secs(15);
 
-/// The time between two writes of a status, and between two of one in which nobody would notice a difference.
+/// The time between two writes of a status on average, and between two of one in which nobody would notice a difference.
 const WRITE_INTERVAL: Duration = Duration::from_secs(3);
 const QUIET_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -66,6 +66,8 @@ pub struct PipelineLookout {
     looked: Option<Instant>,
     active_until: Instant,
     written: Option<Instant>,
+    /// Up to when what was written is enough, at one write an interval.
+    paid_until: Instant,
 }
 
 impl PipelineLookout {
@@ -87,6 +89,7 @@ impl PipelineLookout {
             looked: None,
             active_until: Instant::now(),
             written: None,
+            paid_until: Instant::now(),
         }
     }
 
@@ -243,7 +246,8 @@ impl PipelineLookout {
         }
     }
 
-    /// Writes what is new, unless it was only just written: it is written at the next look then.
+    /// Writes what is new, unless it was only just written: it is written at a later look then. One write may come early: a
+    /// look that saw a record on its way in two topics is put right by the next.
     async fn write(
         &mut self,
         object: &ErrorHandlingPipeline,
@@ -254,17 +258,20 @@ impl PipelineLookout {
         if known == after {
             return;
         }
-        let pause = if status::is_noticeable(&known, &after) { WRITE_INTERVAL } else { QUIET_WRITE_INTERVAL };
-        if self.written.is_some_and(|written| written.elapsed() < pause) {
-            if pause == WRITE_INTERVAL {
-                self.active_until = Instant::now() + ACTIVE;
+        let now = Instant::now();
+        if !status::is_noticeable(&known, &after) {
+            if self.written.is_some_and(|written| now - written < QUIET_WRITE_INTERVAL) {
+                return;
             }
+        } else if self.paid_until > now + WRITE_INTERVAL {
+            self.active_until = now + ACTIVE;
             return;
         }
         if self.context.may_write().is_err() {
             return;
         }
-        self.written = Some(Instant::now());
+        self.written = Some(now);
+        self.paid_until = self.paid_until.max(now) + WRITE_INTERVAL;
         let api: Api<ErrorHandlingPipeline> = Api::namespaced(self.context.client.clone(), &self.watched.namespace);
         let patch = json!({
             "apiVersion": ErrorHandlingPipeline::api_version(&()), "kind": ErrorHandlingPipeline::kind(&()),
