@@ -4,9 +4,9 @@
 
 pub mod connection;
 pub mod counter;
-pub mod dead_letters;
 pub mod embedded;
 pub mod groups;
+pub mod log_reader;
 pub mod observer;
 pub mod reader;
 pub mod record;

@@ -10,7 +10,7 @@ use lazaret::domain::group::{GroupView, RebalanceReason, compare};
 use lazaret::domain::provenance::Stage;
 use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
-use lazaret::kafka::dead_letters::{DeadLetterReader, Logs};
+use lazaret::kafka::log_reader::{LogReader, Logs};
 use lazaret::kafka::observer::Observer;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
@@ -21,7 +21,7 @@ use support::{Broker, DEADLINE, eventually, kafka, unique};
 
 struct Bed {
     observer: Observer,
-    reader: DeadLetterReader,
+    reader: LogReader,
     topic: Arc<str>,
     partitions: i32,
 }
@@ -32,7 +32,7 @@ impl Bed {
         topics::create(kafka(), &topic, partitions, &[]).await;
         topics::has(kafka(), &topic, Some(partitions as usize)).await;
         let connection = Connection::new(kafka());
-        let (observer, reader) = (Observer::new(&connection).unwrap(), DeadLetterReader::new(&connection).unwrap());
+        let (observer, reader) = (Observer::new(&connection).unwrap(), LogReader::new(&connection).unwrap());
         Self { observer, reader, topic: topic.into(), partitions }
     }
 

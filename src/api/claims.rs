@@ -15,9 +15,6 @@ pub struct Claims {
     pub topics: Vec<String>,
     /// Its consumer groups.
     pub groups: Vec<String>,
-    /// Whether these are not of workers: the group of an application may read the topics of several pipelines, and several
-    /// applications may read one topic.
-    pub is_external: bool,
 }
 
 /// Two pipelines would get in each other's way.
@@ -44,8 +41,15 @@ impl From<&ErrorHandlingPipeline> for Claims {
                 true => vec![object.consumer_group()],
                 false => vec![object.consumer_group(), object.retry_group()],
             },
-            is_external: object.is_external(),
         }
+    }
+}
+
+impl Claims {
+    /// Whether no worker reads: the group of an application may read the topics of several pipelines, and several
+    /// applications may read one topic.
+    fn is_external(&self) -> bool {
+        self.reads.is_empty()
     }
 }
 
@@ -63,7 +67,7 @@ pub fn check_disjoint(one: &Claims, other: &Claims) -> Result<(), Shared> {
     if one.pipeline == other.pipeline {
         return Err(shared("the name", &one.pipeline));
     }
-    let shares = |group: &&String| other.groups.contains(group) && !(one.is_external && other.is_external);
+    let shares = |group: &&String| other.groups.contains(group) && !(one.is_external() && other.is_external());
     if let Some(group) = one.groups.iter().find(shares) {
         return Err(shared("the consumer group", group));
     }

@@ -13,8 +13,8 @@ use rdkafka::{Offset, TopicPartitionList};
 pub use rdkafka::error::KafkaError;
 
 use super::connection::Connection;
-use super::dead_letters::Logs;
 use super::groups::{self, Committed};
+use super::reader::Logs;
 use crate::domain::group::GroupView;
 
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@
 //! back, and the next one has them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -224,12 +225,13 @@ impl Writer {
     }
 
     async fn send_all(&self, producer: &Producer, round: Vec<Waiting>) -> Vec<Written> {
-        join_all(round.into_iter().map(|waiting| self.send(producer, waiting))).await
+        let told = AtomicBool::new(false);
+        join_all(round.into_iter().map(|waiting| self.send(producer, waiting, &told))).await
     }
 
     /// Sends one record, and returns it once it is acknowledged or cannot be. One that Kafka finds too large asks for less
-    /// from then on.
-    async fn send(&self, producer: &Producer, mut waiting: Waiting) -> Written {
+    /// from then on. Of a round's other failures one is `told`: when a broker is away, all of them fail.
+    async fn send(&self, producer: &Producer, mut waiting: Waiting, told: &AtomicBool) -> Written {
         let outgoing = self.outgoing(&waiting);
         let sent = match enqueue(producer, &outgoing).await {
             Ok(delivery) => match delivery.await {
@@ -252,7 +254,10 @@ impl Writer {
             }
             KafkaError::MessageProduction(Code::PurgeQueue | Code::PurgeInflight) => {}
             error => {
-                warn!(topic, partition, offset, to, %error, "could not write the record, it is tried again");
+                match told.swap(true, Ordering::Relaxed) {
+                    false => warn!(topic, partition, offset, to, %error, "could not write a record, it is tried again"),
+                    true => debug!(topic, partition, offset, to, %error, "could not write a record, it is tried again"),
+                }
                 if matches!(error, KafkaError::MessageProduction(Code::Fatal)) {
                     self.discard();
                 }

@@ -1,7 +1,7 @@
 //! With what one Kafka is asked, and read.
 
 use crate::kafka::connection::Connection;
-use crate::kafka::dead_letters::DeadLetterReader;
+use crate::kafka::log_reader::LogReader;
 use crate::kafka::observer::{KafkaError, Observer};
 
 /// The clients for one Kafka.
@@ -9,12 +9,12 @@ pub struct Kafka {
     /// Asks.
     pub observer: Observer,
     /// Reads dead letters, and whether there is a record at all at the end of a partition.
-    pub reader: DeadLetterReader,
+    pub reader: LogReader,
 }
 
 impl Kafka {
     /// Prepares both. Nothing is sent yet.
     pub fn new(connection: &Connection) -> Result<Self, KafkaError> {
-        Ok(Self { observer: Observer::new(connection)?, reader: DeadLetterReader::new(connection)? })
+        Ok(Self { observer: Observer::new(connection)?, reader: LogReader::new(connection)? })
     }
 }

@@ -15,7 +15,7 @@ use super::pipeline::PipelineLookout;
 use super::watched::Watched;
 use super::workers::Workers;
 use crate::kafka::connection::Connection;
-use crate::kafka::dead_letters::Logs;
+use crate::kafka::log_reader::Logs;
 use crate::kafka::observer::KafkaError;
 use crate::operator::context::Context;
 

@@ -22,7 +22,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
 use crate::domain::topic::dangers;
-use crate::kafka::dead_letters::Logs;
+use crate::kafka::log_reader::Logs;
 use crate::operator::context::Context;
 use crate::operator::dereference::Sight;
 use crate::operator::events;

@@ -20,7 +20,7 @@ use crate::domain::provenance::Stage;
 use crate::domain::record::Record;
 use crate::domain::stats::{BreakerState, StageStats};
 use crate::domain::time::Timestamp;
-use crate::kafka::dead_letters::Logs;
+use crate::kafka::log_reader::Logs;
 
 /// Why a worker reads no more of a partition, when that is because it holds so much.
 const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];

@@ -93,12 +93,22 @@ impl From<&[u8]> for Content {
 }
 
 impl Letter {
-    /// A record of a dead letter topic; without its value unless `payload`. One of many has no headers, and only the beginning
-    /// of a long value.
-    pub fn new(record: &Record, payload: bool, alone: bool) -> Self {
+    /// A record of a dead letter topic, with its headers; without its value unless `payload`.
+    pub fn whole(record: &Record, payload: bool) -> Self {
+        let headers = record.headers.iter().map(|header| (header.name.clone(), content(&header.value))).collect();
+        Self { headers, value: content(&record.value).filter(|_| payload), ..Self::summary(record) }
+    }
+
+    /// The same as one of many: without headers, and of the value only the beginning.
+    pub fn in_list(record: &Record, payload: bool) -> Self {
+        let value = record.value.as_deref().filter(|_| payload);
+        let value = value.map(|value| Content::from(&value[..value.len().min(VALUE)]));
+        Self { value, ..Self::summary(record) }
+    }
+
+    fn summary(record: &Record) -> Self {
         let DeadLetter { cause, message, origin, attempts } = DeadLetter::of(record);
         let at = |time: Option<time::Timestamp>| time.and_then(|time| Timestamp::from_millisecond(time.0).ok());
-        let content = |bytes: &Option<bytes::Bytes>| bytes.as_deref().map(Content::from);
         Self {
             topic: record.topic.to_string(),
             partition: record.partition,
@@ -115,14 +125,8 @@ impl Letter {
                 time: at(origin.timestamp),
             }),
             key: content(&record.key),
-            headers: match alone {
-                true => record.headers.iter().map(|header| (header.name.clone(), content(&header.value))).collect(),
-                false => vec![],
-            },
-            value: record.value.as_deref().filter(|_| payload).map(|value| match alone {
-                true => Content::from(value),
-                false => Content::from(&value[..value.len().min(VALUE)]),
-            }),
+            headers: vec![],
+            value: None,
         }
     }
 
@@ -130,6 +134,10 @@ impl Letter {
     pub fn position(&self) -> Position {
         Position { partition: self.partition, offset: self.offset }
     }
+}
+
+fn content(bytes: &Option<bytes::Bytes>) -> Option<Content> {
+    bytes.as_deref().map(Content::from)
 }
 
 /// Which dead letters are asked for; what is `None` does not matter.

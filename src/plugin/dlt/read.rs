@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use super::letter::{Filter, Found, Letter, Position};
 use crate::domain::record::Record;
 use crate::kafka::connection::Connection;
-use crate::kafka::dead_letters::{DeadLetterReader, Logs};
+use crate::kafka::log_reader::{LogReader, Logs};
 use crate::kafka::observer::{KafkaError, Observer};
 use crate::plugin::error::PluginError;
 
@@ -30,7 +30,7 @@ pub async fn list(
 ) -> Result<Found, PluginError> {
     let take = move |(found, newest): &mut (Found, Newest), record: Record| {
         found.total += 1;
-        let letter = Letter::new(&record, payload, false);
+        let letter = Letter::in_list(&record, payload);
         if filter.takes(&letter, record.key.as_deref()) {
             found.matching += 1;
             newest.insert((letter.time, letter.topic.clone(), letter.position()), letter);
@@ -61,7 +61,7 @@ pub async fn show(
     }
     // Where there is nothing at this offset, the next one is read.
     let take = move |found: &mut Option<Letter>, record: Record| {
-        *found = (record.offset == position.offset).then(|| Letter::new(&record, payload, true));
+        *found = (record.offset == position.offset).then(|| Letter::whole(&record, payload));
         ControlFlow::Break(())
     };
     let one = Logs::from([(place, position.offset..position.offset + 1)]);
@@ -89,7 +89,7 @@ async fn read<T: Send + 'static>(
     take: impl FnMut(&mut T, Record) -> ControlFlow<()> + Send + 'static,
 ) -> Result<T, PluginError> {
     let failed = |error| failed(bootstrap_servers, &error);
-    let reader = DeadLetterReader::new(&Connection::new(bootstrap_servers)).map_err(failed)?;
+    let reader = LogReader::new(&Connection::new(bootstrap_servers)).map_err(failed)?;
     match reader.fold(logs, PATIENCE, start, take).await.map_err(failed)? {
         (found, true) => Ok(found),
         (_, false) => {

@@ -42,8 +42,7 @@ fn negative_amount() -> Record {
 
 #[test]
 fn dead_letters_are_listed_without_their_values() {
-    let items =
-        [Letter::new(&negative_amount(), false, false), Letter::new(&record(3, &[0xff], "x", vec![]), false, false)];
+    let items = [Letter::in_list(&negative_amount(), false), Letter::in_list(&record(3, &[0xff], "x", vec![]), false)];
     let found = Found { total: 9, matching: 5, items: items.into() };
     assert_snapshot!(shown::table(&found, at(90)), @r"
     POSITION  AGE  ERROR TYPE           REASON     ATTEMPTS  KEY          MESSAGE
@@ -63,7 +62,7 @@ fn that_there_is_none_is_said() {
 
 #[test]
 fn one_is_shown_whole_and_its_value_on_request() {
-    let page = |payload| shown::page(&Letter::new(&negative_amount(), payload, true), at(90));
+    let page = |payload| shown::page(&Letter::whole(&negative_amount(), payload), at(90));
     assert_snapshot!(page(true), @r#"
     Dead letter:  orders.dlt 1:4
     Written:      2027-01-15T08:00:00Z, 90s ago
@@ -102,9 +101,9 @@ fn what_a_record_says_of_itself_cannot_pass_for_something_else() {
         Header::new("long", "x".repeat(100_000)),
     ];
     let record = record(4, b"a\nKey: b", "", headers);
-    let found = Found { total: 1, matching: 1, items: vec![Letter::new(&record, false, false)] };
+    let found = Found { total: 1, matching: 1, items: vec![Letter::in_list(&record, false)] };
     assert_eq!(shown::table(&found, at(0)).lines().count(), 2);
-    let page = shown::page(&Letter::new(&record, false, true), at(0));
+    let page = shown::page(&Letter::whole(&record, false), at(0));
     assert!(page.contains("\n      Key: b\n") && page.contains("\n      Reason: none\n"), "{page}");
     assert!(page.contains("base64:AAAAAg=="), "{page}");
 }
@@ -112,7 +111,7 @@ fn what_a_record_says_of_itself_cannot_pass_for_something_else() {
 #[test]
 fn only_those_that_are_asked_for_are_taken() {
     let record = negative_amount();
-    let letter = Letter::new(&record, false, false);
+    let letter = Letter::in_list(&record, false);
     let takes = |filter: Filter| filter.takes(&letter, record.key.as_deref());
     let some = |text: &str| Some(text.to_owned());
     assert!(takes(Filter::default()));
@@ -126,9 +125,9 @@ fn only_those_that_are_asked_for_are_taken() {
 
 #[test]
 fn what_a_worker_answers_is_what_was_found() {
-    let found = Found { total: 2, matching: 1, items: vec![Letter::new(&negative_amount(), true, false)] };
+    let found = Found { total: 2, matching: 1, items: vec![Letter::in_list(&negative_amount(), true)] };
     assert_eq!(serde_json::from_str::<Found>(&json(&found)).unwrap(), found);
-    let letter = Letter::new(&record(0, &[0xff, 0], "x", vec![Header::new("a", vec![0xfe])]), true, true);
+    let letter = Letter::whole(&record(0, &[0xff, 0], "x", vec![Header::new("a", vec![0xfe])]), true);
     assert_eq!(serde_json::from_str::<Letter>(&json(&letter)).unwrap(), letter);
     assert_eq!(letter.key, Some(Content::Base64("/wA=".to_owned())));
 }

@@ -1,4 +1,4 @@
-//! Reads dead letter topics, to count what is in them.
+//! Reads what topics hold: dead letters, to count and to show them, and the ends that nobody commits.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,11 +17,11 @@ use crate::domain::dead_letters::DeadLetters;
 use crate::domain::record::Record;
 use crate::domain::time::Timestamp;
 
-/// Reads dead letters. Clones share a client.
+/// Reads what topics hold, as somebody who reads only what was committed. Clones share a client.
 #[derive(Clone)]
-pub struct DeadLetterReader(Arc<Mutex<BaseConsumer>>);
+pub struct LogReader(Arc<Mutex<BaseConsumer>>);
 
-impl DeadLetterReader {
+impl LogReader {
     /// Prepares to read. Nothing is sent yet.
     pub fn new(connection: &Connection) -> KafkaResult<Self> {
         Ok(Self(Arc::new(Mutex::new(connection.reader().create()?))))
