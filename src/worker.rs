@@ -35,14 +35,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use opentelemetry_sdk::trace::SdkTracerProvider;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::debug;
 
 use crate::domain::envelope::Scribe;
 use crate::domain::pipeline::Pipeline;
@@ -57,15 +55,12 @@ use processor::{ClientError, FaultSwitch, Processor};
 use refetch::Refetch;
 use settle::Settle;
 use source::Source;
-use spans::Spans;
+use spans::{Spans, Traces};
 use throttle::Throttle;
 use writer::Writer;
 
 /// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
 const STOP_GRACE: Duration = Duration::from_secs(15);
-
-/// How long the last spans may take to be sent.
-const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 /// A stage of a pipeline that runs in this process. It is told to stop when this is dropped.
 pub struct Worker {
@@ -75,7 +70,7 @@ pub struct Worker {
     unsettled: Arc<AtomicBool>,
     source_ended: oneshot::Receiver<()>,
     settle: JoinHandle<()>,
-    traces: Option<SdkTracerProvider>,
+    traces: Option<Traces>,
 }
 
 /// What a [`Worker`] is made of.
@@ -132,7 +127,7 @@ impl Worker {
             format: pipeline.dead_letter_format,
             stack_trace_max_bytes: pipeline.stack_trace_max_bytes,
         };
-        let traces = spans::provider(pipeline.tracing.as_ref(), &pipeline.workers_name(stage), &name);
+        let traces = Traces::start(pipeline.tracing.as_ref(), &pipeline.workers_name(stage), &name);
         let spans = Spans::new(traces.as_ref(), &pipeline, stage);
         let (to_settle, inbox) = mpsc::unbounded_channel();
         let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
@@ -190,9 +185,7 @@ impl Worker {
         };
         let ended = tokio::time::timeout(self.drain_timeout + STOP_GRACE, ended).await.unwrap_or(false);
         if let Some(traces) = self.traces {
-            // What a collector does not take by then is lost.
-            let sent = tokio::task::spawn_blocking(move || traces.shutdown_with_timeout(TRACES_GRACE)).await;
-            debug!(?sent, "the last spans are sent");
+            traces.stop().await;
         }
         ended && !self.unsettled.load(Ordering::Relaxed)
     }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Has promtool built, and says where it is.
 fn promtool() -> PathBuf {
-    let output = Command::new("tests/promtool/build.sh").output().expect("tests/promtool/build.sh can be run");
+    let output = Command::new("tests/prometheus/build.sh").output().expect("tests/prometheus/build.sh can be run");
     assert!(output.status.success(), "no promtool, which this test needs: {}", said(&output));
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
@@ -45,7 +45,7 @@ fn every_alert_fires_when_it_should_and_not_before() {
     fs::create_dir_all(&directory).unwrap();
     // What is JSON is YAML.
     fs::write(directory.join("alerts.yaml"), rule["spec"].to_string()).unwrap();
-    let tests = read("tests/promtool/alerts_test.yaml");
+    let tests = read("tests/prometheus/alerts_test.yaml");
     fs::write(directory.join("alerts_test.yaml"), &tests).unwrap();
     let promtool = promtool();
     for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts_test.yaml"]] {

@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "support/prometheus.rs"]
+mod prometheus;
 #[path = "support/site.rs"]
 mod site;
 #[path = "bed/topic_operator/mod.rs"]
@@ -10,6 +12,8 @@ mod topic_operator;
 
 #[path = "operator/application.rs"]
 mod application;
+#[path = "operator/autoscaling.rs"]
+mod autoscaling;
 #[path = "operator/external.rs"]
 mod external;
 #[path = "operator/failures.rs"]

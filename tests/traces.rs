@@ -2,18 +2,21 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::provenance::Stage;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
-use support::collector::Collector;
+use support::collector::{Collector, Sent};
 use support::engine::Engine;
 use support::lazaret::Lazaret;
 use support::pipeline::pipeline;
 use support::processor::Endpoint;
 use support::topics::{Seen, producer, read_all, write};
 use support::{Broker, unique};
+use tokio::net::TcpSocket;
 
 /// The span of whoever produced a record.
 const PRODUCED: (&str, &str) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
@@ -121,7 +124,7 @@ async fn all_attempts_at_a_record_are_sent_or_none() {
     produce(&broker, &pipeline, "sent-by-its-producer", &[503, 200], produced("01")).await;
     engine.settled(3).await;
     engine.stop().await;
-    let spans = collector.spans();
+    let spans = collector.has(2).await;
     let [first, retry] = &spans[..] else { panic!("{spans:?}") };
     assert_eq!((&*first.trace, &retry.links), (PRODUCED.0, &vec![(first.trace.clone(), first.id.clone())]));
     assert_eq!((first.failed, retry.failed, &*retry.attributes["lazaret.decision"]), (true, false, "Done"));
@@ -131,21 +134,48 @@ async fn all_attempts_at_a_record_are_sent_or_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_costs_spans_and_nothing_else() {
+async fn a_collector_that_is_away_or_silent_costs_spans_and_nothing_else() {
     let (broker, endpoint) = (Broker::Kafka, Endpoint::start().await);
-    // Nothing listens on the port of a socket that is only bound.
-    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let pipeline = traced(&endpoint, &format!("tracing: {{endpoint: 'http://{away}'}}"));
-    broker.create_topics(&pipeline).await;
-    let engine = Engine::start(&broker.address(), &pipeline).await;
-    for n in 0..100 {
-        produce(&broker, &pipeline, &n.to_string(), &[if n % 10 == 0 { 400 } else { 200 }], None).await;
+    // Nobody listens at the one, and at the other connections are taken and no request is.
+    let away = TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for collector in [away.local_addr().unwrap(), silent.local_addr().unwrap()] {
+        let pipeline = traced(&endpoint, &format!("tracing: {{endpoint: 'http://{collector}'}}"));
+        broker.create_topics(&pipeline).await;
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        for n in 0..100 {
+            produce(&broker, &pipeline, &n.to_string(), &[if n % 10 == 0 { 400 } else { 200 }], None).await;
+        }
+        engine.settled(100).await;
+        // A request may take ten seconds, and a stage that stops waits for none of them.
+        let stopped = tokio::time::timeout(Duration::from_secs(8), engine.stop()).await;
+        assert!(stopped.expect("nobody waits for the collector").clean);
+        assert_eq!(dead_letters(&broker, &pipeline).len(), 10);
     }
-    engine.settled(100).await;
-    let stopping = Instant::now();
-    assert!(engine.stop().await.clean);
-    assert!(stopping.elapsed() < Duration::from_secs(20), "{:?}", stopping.elapsed());
-    assert_eq!(dead_letters(&broker, &pipeline).len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_fails_is_a_first_attempt_that_does_not_count() {
+    let (broker, collector, endpoint) = (Broker::Kafka, Collector::start().await, Endpoint::start().await);
+    let breaker = "circuitBreaker: {minimumCalls: 1, openFor: 1s, halfOpenCalls: 1}";
+    let pipeline = traced(&endpoint, &format!("{breaker}\ntracing: {{endpoint: '{}'}}", collector.endpoint));
+    broker.create_topics(&pipeline).await;
+    let engine = Engine::start_stages(&broker.address(), &pipeline, &[Stage::Main]).await;
+    produce(&broker, &pipeline, "opens", &[400], None).await;
+    engine.settled(1).await;
+    produce(&broker, &pipeline, "probe", &[400], None).await;
+    let spans = collector.has(4).await;
+    engine.stop().await;
+    let of = |id: &str| spans.iter().filter(|span| span.attributes["messaging.message.id"] == id).collect::<Vec<_>>();
+    let ids: BTreeSet<_> = spans.iter().map(|span| span.attributes["messaging.message.id"].as_str()).collect();
+    let probed = ids.into_iter().map(of).find(|spans| spans.len() > 1).expect("a record was tried more than once");
+    let decisions: Vec<_> = probed.iter().map(|span| &*span.attributes["lazaret.decision"]).collect();
+    let (first, later): (Vec<&Sent>, Vec<&Sent>) = probed.iter().partition(|span| span.links.is_empty());
+    let [first] = first[..] else { panic!("{probed:?}") };
+    let link = vec![(first.trace.clone(), first.id.clone())];
+    assert!(later.iter().all(|span| span.links == link), "{probed:?}");
+    assert!(probed.iter().all(|span| span.attempt() == 1) && decisions.contains(&"Probe"), "{decisions:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,12 @@
 //! A span for each attempt, where attempts are traced.
 //!
-//! The first attempt at a record goes on with the trace of whoever produced it. A retry may come hours later, and begins a
-//! trace of its own with a link to the first attempt: a trace that stays open for hours is one that no backend can show.
-//! A processor that reads `traceparent` goes on with the attempt.
+//! The first attempt at a record goes on with the trace of whoever produced it. A later one may come after hours, and begins a
+//! trace of its own with a link to the first: a trace that stays open for hours is one that no backend can show. A processor
+//! that reads `traceparent` goes on with the attempt.
 //!
 //! Names are those of OpenTelemetry's [conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/kafka/).
 //! Neither keys nor values nor messages of errors are in a span: whoever reads traces need not be allowed to read records.
+//! What names a span in a record is anybody's word, and measured before it goes anywhere.
 
 mod export;
 mod sampler;
@@ -13,14 +14,12 @@ mod sampler;
 use std::collections::HashMap;
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{
-    Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider,
-};
+use opentelemetry::trace::{Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
+use opentelemetry_sdk::trace::{SdkTracer, Span};
 
-pub(super) use export::provider;
+pub(super) use export::Traces;
 
 use super::work::Work;
 use crate::domain::decide::Decision;
@@ -33,6 +32,17 @@ pub(super) const TRACEPARENT: &str = "traceparent";
 
 /// The header with what vendors add to it.
 pub(super) const TRACESTATE: &str = "tracestate";
+
+/// The longest values of the two that go on. The second is what everybody has to pass on at least.
+const TRACEPARENT_MAX_BYTES: usize = 128;
+const TRACESTATE_MAX_BYTES: usize = 512;
+
+/// A record's `traceparent` or `tracestate`, where it is one that may go on.
+pub(super) fn trace_header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+    let max_bytes = if name == TRACESTATE { TRACESTATE_MAX_BYTES } else { TRACEPARENT_MAX_BYTES };
+    let is_printable = |byte: u8| matches!(byte, b' '..=b'~');
+    record.header_text(name).filter(|text| text.len() <= max_bytes && text.bytes().all(is_printable))
+}
 
 /// Begins the spans of a stage.
 #[derive(Debug)]
@@ -47,11 +57,11 @@ struct Traced {
 }
 
 impl Spans {
-    /// Spans that go where `provider` sends them; none without.
-    pub fn new(provider: Option<&SdkTracerProvider>, pipeline: &Pipeline, stage: Stage) -> Self {
+    /// Spans that `traces` sends; none without.
+    pub fn new(traces: Option<&Traces>, pipeline: &Pipeline, stage: Stage) -> Self {
         let source = pipeline.source(stage);
-        let traced = |provider: &SdkTracerProvider| Traced {
-            tracer: provider.tracer("lazaret"),
+        let traced = |traces: &Traces| Traced {
+            tracer: traces.tracer(),
             name: format!("process {}", source.topic),
             attributes: vec![
                 KeyValue::new("messaging.system", "kafka"),
@@ -63,10 +73,10 @@ impl Spans {
                 KeyValue::new("lazaret.stage", stage.to_string()),
             ],
         };
-        Self(provider.map(traced))
+        Self(traces.map(traced))
     }
 
-    /// Begins the span of an attempt. That of the first one is noted in the record's past.
+    /// Begins the span of an attempt. The first one is noted in the record's past.
     pub fn begin(&self, work: &mut Work) -> AttemptSpan {
         let Some(Traced { tracer, name, attributes }) = &self.0 else { return AttemptSpan(None) };
         let (record, past) = (&work.record, &mut work.past);
@@ -80,23 +90,31 @@ impl Spans {
             .with_kind(SpanKind::Consumer)
             .with_attributes(attributes.iter().cloned().chain(of_this));
         let produced = named_by(&Headers(record));
-        let span = if past.attempts == 0 {
+        let first = past.first_span.as_deref().and_then(|span| named_by(&Named(span)));
+        let is_first = first.is_none();
+        // A circuit breaker's probe that failed was a first one, too, though it does not count.
+        let span = if is_first && past.attempts == 0 {
             tracer.build_with_context(builder, &produced.map(within).unwrap_or_default())
         } else {
-            let first = past.first_span.as_deref().and_then(|span| named_by(&Named(span)));
             let links = first.or(produced).map(Link::with_context).into_iter().collect();
             tracer.build_with_context(builder.with_links(links), &Context::new())
         };
-        if past.first_span.is_none() {
+        if is_first {
             past.first_span = headers_of(span.span_context()).remove(TRACEPARENT).map(Into::into);
         }
         AttemptSpan(Some(Box::new(span)))
     }
 }
 
-/// The span of one attempt, or nothing where attempts are not traced. One that is dropped has ended without an outcome.
+/// The span of one attempt, or nothing where attempts are not traced. When it is dropped the attempt was cut off.
 #[derive(Debug)]
 pub(super) struct AttemptSpan(Option<Box<Span>>);
+
+impl Drop for AttemptSpan {
+    fn drop(&mut self) {
+        self.end("CutOff", None);
+    }
+}
 
 impl AttemptSpan {
     /// That of an attempt that is not traced.
@@ -113,7 +131,7 @@ impl AttemptSpan {
     }
 
     /// Ends it: the record is processed, or needs no processing.
-    pub fn succeed(self) {
+    pub fn succeed(mut self) {
         self.end("Done", None);
     }
 
@@ -131,16 +149,16 @@ impl AttemptSpan {
     }
 
     /// Ends it: the attempt was a circuit breaker's probe and failed, so it does not count.
-    pub fn fail_probe(self, error_type: &str) {
+    pub fn fail_probe(mut self, error_type: &str) {
         self.end("Probe", Some(error_type));
     }
 
-    fn end(mut self, decision: &'static str, error_type: Option<&str>) {
-        let Some(span) = &mut self.0 else { return };
+    fn end(&mut self, decision: &'static str, error_type: Option<&str>) {
+        let Some(mut span) = self.0.take() else { return };
         span.set_attribute(KeyValue::new("lazaret.decision", decision));
-        if let Some(error_type) = error_type {
-            span.set_attribute(KeyValue::new("error.type", error_type.to_owned()));
-            span.set_status(Status::error(error_type.to_owned()));
+        span.set_attributes(error_type.map(|error_type| KeyValue::new("error.type", error_type.to_owned())));
+        if decision != "Done" {
+            span.set_status(Status::error(""));
         }
         span.end();
     }
@@ -151,7 +169,7 @@ struct Headers<'a>(&'a Record);
 
 impl Extractor for Headers<'_> {
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.header_text(name)
+        trace_header(self.0, name)
     }
 
     fn keys(&self) -> Vec<&str> {

@@ -8,7 +8,6 @@
 //! back, and the next one has them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -225,13 +224,18 @@ impl Writer {
     }
 
     async fn send_all(&self, producer: &Producer, round: Vec<Waiting>) -> Vec<Written> {
-        let told = AtomicBool::new(false);
+        let told = Mutex::default();
         join_all(round.into_iter().map(|waiting| self.send(producer, waiting, &told))).await
     }
 
     /// Sends one record, and returns it once it is acknowledged or cannot be. One that Kafka finds too large asks for less
-    /// from then on. Of a round's other failures one is `told`: when a broker is away, all of them fail.
-    async fn send(&self, producer: &Producer, mut waiting: Waiting, told: &AtomicBool) -> Written {
+    /// from then on. Of a round's other failures each is `told` once a topic: when a broker is away, all of them fail.
+    async fn send(
+        &self,
+        producer: &Producer,
+        mut waiting: Waiting,
+        told: &Mutex<Vec<(Arc<str>, KafkaError)>>,
+    ) -> Written {
         let outgoing = self.outgoing(&waiting);
         let sent = match enqueue(producer, &outgoing).await {
             Ok(delivery) => match delivery.await {
@@ -254,9 +258,13 @@ impl Writer {
             }
             KafkaError::MessageProduction(Code::PurgeQueue | Code::PurgeInflight) => {}
             error => {
-                match told.swap(true, Ordering::Relaxed) {
-                    false => warn!(topic, partition, offset, to, %error, "could not write a record, it is tried again"),
-                    true => debug!(topic, partition, offset, to, %error, "could not write a record, it is tried again"),
+                let failure = (outgoing.topic.clone(), error.clone());
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.contains(&failure) {
+                    debug!(topic, partition, offset, to, %error, "could not write a record, it is tried again");
+                } else {
+                    warn!(topic, partition, offset, to, %error, "could not write a record, it is tried again");
+                    told.push(failure);
                 }
                 if matches!(error, KafkaError::MessageProduction(Code::Fatal)) {
                     self.discard();

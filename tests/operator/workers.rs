@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams, Patch, PatchParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::site::{Site, in_site};
 use crate::support::cluster::{image, kafka_from_here, wait_for, wait_until_gone};
@@ -337,34 +336,6 @@ async fn a_rolling_update_loses_nothing_and_does_nothing_twice() {
         eventually("999 dead letters", async || (letters(&kafka, &dlt).len() == 999).then_some(())).await;
         let twice: Vec<_> = letters(&kafka, &dlt).into_iter().filter(|(_, times)| *times > 1).collect();
         assert_eq!(twice, vec![]);
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_autoscaler_comes_and_goes_with_the_spec_and_decides_how_many_workers_there_are() {
-    in_site("autoscaled", async |site| {
-        let _operator = site.operator();
-        let autoscalers = api::<HorizontalPodAutoscaler>(site);
-        site.apply(&site.pipeline("orders", "")).await;
-        site.reason("orders", "Ready").await;
-        assert_eq!(autoscalers.list(&ListParams::default()).await.unwrap().items.len(), 0);
-        let asked_for = |autoscaling: Value| json!({"spec": {"consumer": {"autoscaling": autoscaling}}});
-        site.merge("orders", asked_for(json!({"maxReplicas": 9}))).await;
-        // Nobody serves the metric here: the controller says which one it asked for, and leaves the number alone.
-        let said = wait_for(&autoscalers, "orders-consumer", "has looked", |autoscaler| {
-            let conditions = autoscaler.status.as_ref()?.conditions.as_ref()?;
-            let active = conditions.iter().find(|condition| condition.type_ == "ScalingActive")?;
-            Some((autoscaler.spec.max_replicas, active.message.clone()?))
-        })
-        .await;
-        assert_eq!(said.0, 2, "as many as there are partitions");
-        assert!(said.1.contains("lazaret_ready_records"), "{}", said.1);
-        site.merge("orders", asked_for(Value::Null)).await;
-        eventually("it is gone", async || autoscalers.get_opt("orders-consumer").await.ok()?.is_none().then_some(()))
-            .await;
-        let consumer = site.deployments.get("orders-consumer").await.unwrap();
-        assert_eq!(consumer.spec.replicas, Some(1));
     })
     .await;
 }

@@ -37,6 +37,15 @@ pub fn kafka_from_here() -> String {
     }
 }
 
+/// Where the cluster finds this process.
+pub fn here() -> String {
+    match (std::env::var("E2E_HOST"), std::env::var("E2E_CONTEXT")) {
+        (Ok(address), _) => address,
+        (_, Ok(_)) => panic!("E2E_CONTEXT is set: say with E2E_HOST=ADDRESS where its nodes reach this machine"),
+        _ => "172.31.255.1".to_owned(),
+    }
+}
+
 /// A client of the cluster. The box is started when it is not up.
 pub async fn client() -> Client {
     let config = match std::env::var("E2E_CONTEXT") {

@@ -25,6 +25,7 @@ impl Lazaret {
         let mut child = Command::new(env!("CARGO_BIN_EXE_lazaret"))
             .args(args)
             .env_remove("RUST_LOG")
+            .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             // As in an image of nothing but the program.
             .env("SSL_CERT_FILE", "/nonexistent")
             .env("SSL_CERT_DIR", "/nonexistent")

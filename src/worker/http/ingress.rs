@@ -12,7 +12,7 @@ use axum::body::HttpBody;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::EXPECT;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -28,9 +28,6 @@ use crate::domain::pipeline::{IngressPlan, Pipeline};
 use crate::domain::record::{Header, Outgoing};
 use crate::kafka::record::to_future_record;
 use crate::worker::spans::{TRACEPARENT, TRACESTATE};
-
-/// The request headers that go on with the record: they tie it to the trace that it came from.
-const TRACE_HEADERS: [&str; 2] = [TRACEPARENT, TRACESTATE];
 
 /// How long to ask whether a topic exists, once it is known that a record could not be written to it.
 const DIAGNOSIS: Duration = Duration::from_secs(1);
@@ -166,9 +163,13 @@ fn key(expression: &Expression, body: &[u8]) -> Result<Option<Bytes>, Problem> {
     }
 }
 
+/// What ties the record to the trace that it came from: the request headers that go on with it.
 fn trace_headers(headers: &HeaderMap) -> Vec<Header> {
-    let header = |name| Some(Header::new(name, Bytes::copy_from_slice(headers.get(name)?.as_bytes())));
-    TRACE_HEADERS.into_iter().filter_map(header).collect()
+    let Some(parent) = headers.get(TRACEPARENT) else { return vec![] };
+    // Several lines of it are one list.
+    let states: Vec<_> = headers.get_all(TRACESTATE).iter().map(HeaderValue::as_bytes).collect();
+    let state = (!states.is_empty()).then(|| Header::new(TRACESTATE, states.join(&b',')));
+    std::iter::once(Header::new(TRACEPARENT, parent.as_bytes().to_vec())).chain(state).collect()
 }
 
 /// Says why a record was not written.

@@ -13,7 +13,7 @@ use crate::domain::http::{Answer, DISPOSITION, classify};
 use crate::domain::pipeline::HttpPlan;
 use crate::domain::provenance::{Provenance, forwarded_headers};
 use crate::domain::record::Record;
-use crate::worker::spans::{AttemptSpan, TRACEPARENT, TRACESTATE};
+use crate::worker::spans::{AttemptSpan, TRACEPARENT, TRACESTATE, trace_header};
 
 /// How much of an error's body is read: enough for a problem document with a stack trace.
 const BODY_MAX_BYTES: usize = 64 << 10;
@@ -135,7 +135,7 @@ fn trace_headers(record: &Record, span: &AttemptSpan) -> Vec<(&'static str, Stri
     if !of_span.is_empty() {
         return of_span;
     }
-    let given = |name| record.header_text(name).map(str::to_owned);
+    let given = |name| trace_header(record, name).map(str::to_owned);
     match given(TRACEPARENT) {
         Some(parent) => [(TRACEPARENT, Some(parent)), (TRACESTATE, given(TRACESTATE))]
             .into_iter()
@@ -235,11 +235,26 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_goes_on_without_a_state_that_a_server_would_refuse() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let with_state = |state: String| {
+            headers_of(vec![Header::new("traceparent", parent), Header::new("tracestate", state)], b"k")
+        };
+        assert_eq!(with_state("shop=1".into())["tracestate"], "shop=1");
+        for state in [format!("shop={}", "x".repeat(600)), "shop=\u{e9}".into()] {
+            let headers = with_state(state);
+            assert_eq!((headers.get("tracestate"), &headers["traceparent"]), (None, &parent.parse().unwrap()));
+        }
+        let long = headers_of(vec![Header::new("traceparent", "-".repeat(1 << 20))], b"k");
+        assert_eq!(long["traceparent"].len(), 55, "one that is none is replaced");
+    }
+
+    #[test]
     fn headers_that_http_cannot_carry_are_left_out() {
         let odd =
             vec![Header::new("ce_bad name", "x"), Header::new("traceparent", "a\nb"), Header::new("ce_x", "a\nb")];
         let headers = headers_of(odd, b"\xff");
-        assert!(!headers.contains_key("traceparent") && !headers.contains_key("ce-partitionkey"));
+        assert_eq!((headers["traceparent"].len(), headers.contains_key("ce-partitionkey")), (55, false));
         assert_eq!(headers["ce-x"], "a%0Ab");
     }
 
