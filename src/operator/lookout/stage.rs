@@ -30,6 +30,10 @@ const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];
 const ENDS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many offsets behind what a worker has read may be markers of transactions. It learns that they are half a second later,
+/// when Kafka has nothing more for it, and until then each would count as a record.
+const MARKERS: i64 = 4;
+
 /// How often a group at rest is described whose workers say nothing new.
 const GROUP_INTERVAL: Duration = Duration::from_secs(4);
 
@@ -167,9 +171,9 @@ impl StageLookout {
         self.is_external && members.flat_map(|member| &member.partitions).any(|read| *read == place)
     }
 
-    /// Looks into the ends of partitions that no worker tells of and nobody moves on in, whether there is a record at all.
+    /// Looks whether there is a record at all at the ends of partitions: those that no worker tells of and nobody moves on in,
+    /// and those where a worker has read all but what may be the marker of a transaction.
     async fn look_for_records(&mut self, kafka: &Kafka, now: Timestamp) {
-        let topic: Arc<str> = Arc::from(self.view.topic.as_str());
         let end = |(partition, view): (&i32, &PartitionView)| {
             let rest = view.blocked_at()?..view.log.end;
             let is_still = self.progress.get(partition).is_some_and(|(_, since)| *since < now);
@@ -181,16 +185,37 @@ impl StageLookout {
         };
         let ends: Vec<_> = self.view.partitions.iter().filter_map(end).take(ENDS).collect();
         for (partition, rest) in ends {
-            let logs = Logs::from([((topic.clone(), partition), rest.clone())]);
-            let first = |found: &mut bool, _: Record| {
-                *found = true;
-                ControlFlow::Break(())
-            };
-            match kafka.reader.fold(logs, PATIENCE, false, first).await {
-                Ok((found, true)) => drop(self.blank.insert(partition, (rest, !found))),
-                // It is tried again the next time.
-                Ok((_, false)) => return,
-                Err(error) => return debug!(topic = self.view.topic, %error, "the end of the topic could not be read"),
+            let Some(is_blank) = self.is_blank(kafka, partition, rest.clone()).await else { return };
+            self.blank.insert(partition, (rest, is_blank));
+        }
+        let marker = |(partition, view): (&i32, &PartitionView)| {
+            let rest = view.held?.read_up_to..view.log.end;
+            (1..=MARKERS).contains(&(rest.end - rest.start)).then_some((*partition, rest))
+        };
+        let markers: Vec<_> = self.view.partitions.iter().filter_map(marker).take(ENDS).collect();
+        for (partition, rest) in markers {
+            if self.is_blank(kafka, partition, rest.clone()).await != Some(true) {
+                continue;
+            }
+            self.read_up_to.insert(partition, rest.end);
+            let held = self.view.partitions.get_mut(&partition).and_then(|view| view.held.as_mut());
+            held.into_iter().for_each(|held| held.read_up_to = rest.end);
+        }
+    }
+
+    /// Whether no record is there, `None` where it could not be read: it is tried again the next time.
+    async fn is_blank(&self, kafka: &Kafka, partition: i32, rest: Range<i64>) -> Option<bool> {
+        let logs = Logs::from([((Arc::from(self.view.topic.as_str()), partition), rest)]);
+        let first = |found: &mut bool, _: Record| {
+            *found = true;
+            ControlFlow::Break(())
+        };
+        match kafka.reader.fold(logs, PATIENCE, false, first).await {
+            Ok((found, true)) => Some(!found),
+            Ok((_, false)) => None,
+            Err(error) => {
+                debug!(topic = self.view.topic, %error, "the end of the topic could not be read");
+                None
             }
         }
     }
