@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::Client;
 use kube::api::Api;
+use tokio::net::TcpStream;
 
 use crate::site::kubeconfig;
 use crate::support::cluster::{apply, here};
@@ -79,6 +80,8 @@ impl ExternalMetrics {
             format!("--authorization-kubeconfig={kubeconfig}"),
         ];
         let adapter = Process::start("adapter", &adapter, "adapter.log");
+        let answers = async || TcpStream::connect((here.as_str(), api)).await.ok().map(drop);
+        eventually("the adapter answers", answers).await;
         let objects = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: adapter}}\nspec: {{ports: [{{port: 443, targetPort: {api}}}]}}\n\
              ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\

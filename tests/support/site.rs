@@ -50,7 +50,7 @@ pub async fn in_site(name: &str, test: impl AsyncFnOnce(&Site)) {
     site(name, test).await;
 }
 
-/// Runs a test that changes the CRD, while no other runs.
+/// Runs a test that changes the CRD, or what else the cluster serves, while no other runs.
 pub async fn in_site_alone(name: &str, test: impl AsyncFnOnce(&Site)) {
     let _alone = CRD.write().await;
     site(name, test).await;
