@@ -90,6 +90,16 @@ async fn of_the_request_headers_only_the_trace_goes_on() {
     let headers = bed.read_back(&answer).await.headers;
     assert_eq!(headers.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["traceparent"]);
     assert_eq!(headers[0].value.as_deref(), Some(trace.as_bytes()));
+    // Several lines of its state are one list, and without a trace they say nothing.
+    let with_state = |request: reqwest::RequestBuilder| request.header("tracestate", "a=1").header("tracestate", "b=2");
+    let request = bed.request("POST", "/api/v1/small").body("1");
+    let answer = bed.send(with_state(request.header("traceparent", trace)), "POST", "/api/v1/small").await.is(202);
+    let headers = bed.read_back(&answer).await.headers;
+    assert_eq!(headers.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["traceparent", "tracestate"]);
+    assert_eq!(headers[1].value.as_deref(), Some(b"a=1,b=2".as_slice()));
+    let request = with_state(bed.request("POST", "/api/v1/small").body("1"));
+    let answer = bed.send(request, "POST", "/api/v1/small").await.is(202);
+    assert!(bed.read_back(&answer).await.headers.is_empty());
 }
 
 #[tokio::test]

@@ -8,6 +8,10 @@ use std::ops::Range;
 
 use super::offsets::Position;
 
+/// How many offsets behind what a worker has read may be markers. It learns that they are half a second later, when Kafka has
+/// nothing more for it, and until then each would count as a record.
+const MARKERS: u64 = 4;
+
 /// What is known of one partition of a stage's topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionView {
@@ -61,6 +65,12 @@ impl PartitionView {
         Some(committed.max(self.log.start)).filter(|offset| *offset < self.log.end && !self.is_blank)
     }
 
+    /// What lies behind all that a worker has read, where that is so little that it may be the markers of transactions alone.
+    pub fn possible_markers(&self) -> Option<Range<i64>> {
+        let rest = self.held?.read_up_to.max(self.log.start)..self.log.end;
+        (1..=MARKERS).contains(&distance(rest.start, rest.end)).then_some(rest)
+    }
+
     /// How many offsets above the committed one are finished.
     fn finished(&self) -> u64 {
         let Some(Position { committed, finished }) = &self.committed else { return 0 };
@@ -105,6 +115,21 @@ mod tests {
         let held = Some(HeldView { read_up_to: 149, records: 10, pending: 8 });
         let view = PartitionView { log: 0..150, committed: committed(5, vec![]), held, is_blank: false };
         assert_eq!((view.unprocessed(), view.ready(), view.committed_lag()), (11, 3, 145));
+    }
+
+    #[test]
+    fn only_a_few_offsets_behind_what_was_read_may_be_markers() {
+        let behind = |log: Range<i64>, read_up_to| {
+            let held = Some(HeldView { read_up_to, records: 1, pending: 1 });
+            PartitionView { log, held, ..PartitionView::default() }.possible_markers()
+        };
+        assert_eq!(behind(0..10, 9), Some(9..10));
+        assert_eq!(behind(0..10, 6), Some(6..10));
+        assert_eq!(behind(8..10, 2), Some(8..10), "retention took what was before");
+        for (log, read_up_to) in [(0..10, 10), (0..10, 12), (0..10, 5), (0..0, 0)] {
+            assert_eq!(behind(log, read_up_to), None);
+        }
+        assert_eq!(PartitionView { log: 0..1, ..PartitionView::default() }.possible_markers(), None, "nobody reads");
     }
 
     proptest! {

@@ -22,6 +22,7 @@ mod clients;
 pub(crate) mod conditions;
 mod kafka;
 pub(crate) mod metrics;
+mod pace;
 mod pipeline;
 mod stage;
 pub(crate) mod status;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::clients::Kafka;
+use super::pace::Pace;
 use super::stage::StageLookout;
 use super::view::View;
 use super::watched::Watched;
@@ -32,10 +33,6 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long one is looked at every time after something moved.
 const ACTIVE: Duration = Duration::from_secs(15);
-
-/// The time between two writes of a status on average, and between two of one in which nobody would notice a difference.
-const WRITE_INTERVAL: Duration = Duration::from_secs(3);
-const QUIET_WRITE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long dead letters are read before others have their turn.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
@@ -65,9 +62,7 @@ pub struct PipelineLookout {
     topics_seen: Option<Instant>,
     looked: Option<Instant>,
     active_until: Instant,
-    written: Option<Instant>,
-    /// Up to when what was written is enough, at one write an interval.
-    paid_until: Instant,
+    pace: Pace,
 }
 
 impl PipelineLookout {
@@ -88,8 +83,7 @@ impl PipelineLookout {
             topics_seen: None,
             looked: None,
             active_until: Instant::now(),
-            written: None,
-            paid_until: Instant::now(),
+            pace: Pace::new(Instant::now()),
         }
     }
 
@@ -246,8 +240,7 @@ impl PipelineLookout {
         }
     }
 
-    /// Writes what is new, unless it was only just written: it is written at a later look then. One write may come early: a
-    /// look that saw a record on its way in two topics is put right by the next.
+    /// Writes what is new, unless it was only just written: it is written at a later look then.
     async fn write(
         &mut self,
         object: &ErrorHandlingPipeline,
@@ -258,20 +251,17 @@ impl PipelineLookout {
         if known == after {
             return;
         }
-        let now = Instant::now();
-        if !status::is_noticeable(&known, &after) {
-            if self.written.is_some_and(|written| now - written < QUIET_WRITE_INTERVAL) {
-                return;
+        let (now, is_noticeable) = (Instant::now(), status::is_noticeable(&known, &after));
+        if !self.pace.allows(is_noticeable, now) {
+            if is_noticeable {
+                self.active_until = now + ACTIVE;
             }
-        } else if self.paid_until > now + WRITE_INTERVAL {
-            self.active_until = now + ACTIVE;
             return;
         }
         if self.context.may_write().is_err() {
             return;
         }
-        self.written = Some(now);
-        self.paid_until = self.paid_until.max(now) + WRITE_INTERVAL;
+        self.pace.wrote(now);
         let api: Api<ErrorHandlingPipeline> = Api::namespaced(self.context.client.clone(), &self.watched.namespace);
         let patch = json!({
             "apiVersion": ErrorHandlingPipeline::api_version(&()), "kind": ErrorHandlingPipeline::kind(&()),

@@ -30,10 +30,6 @@ const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];
 const ENDS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How many offsets behind what a worker has read may be markers of transactions. It learns that they are half a second later,
-/// when Kafka has nothing more for it, and until then each would count as a record.
-const MARKERS: i64 = 4;
-
 /// How often a group at rest is described whose workers say nothing new.
 const GROUP_INTERVAL: Duration = Duration::from_secs(4);
 
@@ -188,10 +184,7 @@ impl StageLookout {
             let Some(is_blank) = self.is_blank(kafka, partition, rest.clone()).await else { return };
             self.blank.insert(partition, (rest, is_blank));
         }
-        let marker = |(partition, view): (&i32, &PartitionView)| {
-            let rest = view.held?.read_up_to..view.log.end;
-            (1..=MARKERS).contains(&(rest.end - rest.start)).then_some((*partition, rest))
-        };
+        let marker = |(partition, view): (&i32, &PartitionView)| Some((*partition, view.possible_markers()?));
         let markers: Vec<_> = self.view.partitions.iter().filter_map(marker).take(ENDS).collect();
         for (partition, rest) in markers {
             if self.is_blank(kafka, partition, rest.clone()).await != Some(true) {

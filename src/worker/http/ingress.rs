@@ -50,7 +50,8 @@ pub struct Written {
 /// Writes one record to the main topic of a pipeline of this process.
 ///
 /// The value is the body as it was sent. The key is what `spec.ingress.key` makes of it, null without. The headers
-/// `traceparent` and `tracestate` of the request become headers of the record. The answer comes when all in-sync replicas have the record.
+/// `traceparent` and, beside it, `tracestate` of the request become headers of the record. The answer comes when all in-sync
+/// replicas have the record.
 #[utoipa::path(post, path = "/api/v1/{topic}", tag = "records",
     params(("topic" = String, Path, description = "A main topic whose pipeline has `spec.ingress.enabled`.")),
     request_body(content = serde_json::Value, description = "Any JSON value, whatever the Content-Type says."),
