@@ -1,6 +1,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench endurance chaos chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
+# As scripts/cache.sh has it: a fresh clone compiles only itself.
+export CARGO_BUILD_BUILD_DIR ?= $(or $(LAZARET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lazaret)/cargo
+
 CRD := crds/errorhandlingpipelines.lazaret.dev.yaml
 
 help: ## list the targets
@@ -14,19 +17,16 @@ test: ## run all tests, with a Kafka node and a cluster that are started for the
 	@scripts/test.sh
 
 bench: ## measure the engine against a Kafka node
-	@scripts/needs.sh build
-	@scripts/needs.sh test
-	scripts/with-kafka.sh cargo bench --locked --bench engine
+	@scripts/needs.sh build test
+	scripts/with.sh kafka cargo bench --locked --bench engine
 
 endurance: ## run both stages for two hours, and see whether memory stays as it is
-	@scripts/needs.sh build
-	@scripts/needs.sh test
-	scripts/with-kafka.sh cargo bench --locked --bench endurance
+	@scripts/needs.sh build test
+	scripts/with.sh kafka cargo bench --locked --bench endurance
 
 chaos: export LAZARET_CHAOS_MINUTES ?= 5
 chaos: ## let workers, three brokers and the endpoint fail under load, and account for every record afterwards
-	@scripts/needs.sh build
-	@scripts/needs.sh test
+	@scripts/needs.sh build test
 	cargo test --release --locked --test chaos -- --nocapture
 
 chaos-proof: ## break the engine on purpose, promise by promise, and see that chaos notices
@@ -37,15 +37,15 @@ scale-test: export LAZARET_IDLE_SECONDS ?= 300
 scale-test: export LAZARET_MOVING_SECONDS ?= 120
 scale-test: export LAZARET_DEAD_LETTERS ?= 1000000
 scale-test: ## make many pipelines at once, and many dead letters, and print what they cost
-	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
-	scripts/with-bed.sh cargo test --release --locked --test scale -- --nocapture --test-threads 1
+	@scripts/needs.sh build test bed
+	scripts/with.sh bed cargo test --release --locked --test cluster scale:: -- --nocapture --test-threads 1
 
 bed: ## build the Kubernetes cluster of the tests, with Kafka and Strimzi's CRDs
-	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
+	@scripts/needs.sh build test bed
 	@tests/bed/build.sh
 
 bed-up: ## start it; BED_BROKERS=3 and BED_STRIMZI=v1beta2 make it another one
-	@scripts/needs.sh build && scripts/needs.sh test && scripts/needs.sh bed
+	@scripts/needs.sh build test bed
 	@rm -f "$${LAZARET_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/lazaret}/bed/for-a-run" # it is not a run's any more
 	@tests/bed/up.sh
 
@@ -70,7 +70,7 @@ crds: ## write the CRD anew from the Rust types, and the chart's copy of it
 
 chart-docs: ## write the chart's README anew from the comments in its values
 	@scripts/needs.sh build
-	LAZARET_WRITE=1 cargo test --quiet --locked --test chart the_readme_lists
+	LAZARET_WRITE=1 cargo test --quiet --locked --test local the_readme_lists
 
 clean: ## remove what was built, and the tests' Kafka and Kubernetes nodes with their data
 	cargo clean

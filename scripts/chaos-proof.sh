@@ -4,8 +4,7 @@
 # says it expects. Without arguments, all of them: two to four minutes each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/needs.sh build
-scripts/needs.sh test
+scripts/needs.sh build test
 
 project=$PWD
 proof=$project/target/proof # what one mutant has built, the next one uses

@@ -1,8 +1,40 @@
 #!/usr/bin/env bash
 # test.sh [ARGUMENT…]: run the tests, with a Kafka node at hand and a cluster that starts when a test wants one. The
-# arguments go to `cargo test`.
+# arguments go to `cargo test`; without any, all tests run, part by part, and a table says what each part took.
+#   RUST_TEST_THREADS (three a core)   tests of a part that run side by side: they wait for most of their time
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/needs.sh build
-scripts/needs.sh test
-exec scripts/with-bed.sh scripts/with-kafka.sh cargo test --locked "$@"
+# shellcheck source=cache.sh
+source scripts/cache.sh
+# shellcheck source=timing.sh
+source scripts/timing.sh
+scripts/needs.sh build test
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
+
+if (($#)); then exec scripts/with.sh bed scripts/with.sh kafka cargo test --locked "$@"; fi
+
+tests() { cargo test --locked "$@"; }
+failed=""
+also() { part "$@" || failed+=" $1"; } # a part that fails does not keep the others from telling what they find
+
+limit_cargo_cache
+trap end_parts EXIT
+part compile cargo test --locked --no-run
+scripts/needs.sh bed
+# What the cluster runs is built while others wait for Kafka.
+log=$(mktemp)
+nice tests/bed/build.sh >"$log" 2>&1 &
+build=$!
+also rules tests --lib --bins --examples
+also kafka scripts/with.sh kafka cargo test --locked --test kafka
+also chaos tests --test chaos
+wait_for_build() { wait "$build" || { cat "$log" >&2; return 1; }; }
+part bed wait_for_build
+also local tests --test local
+also cluster scripts/with.sh bed cargo test --locked --test cluster
+also from_nothing scripts/with.sh bed cargo test --locked --test from_nothing
+also documentation tests --doc
+if [[ -n $failed ]]; then
+  echo "failed:$failed" >&2
+  exit 1
+fi

@@ -27,10 +27,12 @@ part() { # DIRECTORY COMMAND…: the command makes the directory, whose name it 
   built=1
 }
 
-# Its dependencies are compiled for the image alone, so they are kept beyond the checkout.
+# As the Dockerfile has it, with the certificates of this machine instead of those of its base image.
 build_lazaret() { # DIRECTORY
-  CARGO_TARGET_DIR=$cache/bed/cargo "$project/scripts/static.sh" "$1/lazaret"
-  "$bed/image/build.sh" "$1/lazaret.tar" "$lazaret_image" "$(sed -n 's/^USER //p' "$project/Dockerfile")" "$1/lazaret"
+  "$project/scripts/static.sh" "$1/lazaret"
+  local user certificates=etc/ssl/certs/ca-certificates.crt
+  user=$(sed -n 's/^USER //p' "$project/Dockerfile")
+  "$bed/image/build.sh" "$1/lazaret.tar" "$lazaret_image" "$user" "lazaret=$1/lazaret" "$certificates=/$certificates"
 }
 
 build_topic_operator() { # DIRECTORY
@@ -40,7 +42,7 @@ build_topic_operator() { # DIRECTORY
 
 build_processor() { # DIRECTORY
   (cd "$bed/processor" && CGO_ENABLED=0 go build -buildvcs=false -trimpath -o "$1/processor" .) >&2
-  "$bed/image/build.sh" "$1/processor.tar" lazaret.dev/bed/processor:1 65532:65532 "$1/processor"
+  "$bed/image/build.sh" "$1/processor.tar" lazaret.dev/bed/processor:1 65532:65532 "processor=$1/processor"
 }
 
 part "$kube" "$bed/kube/build.sh"
@@ -51,7 +53,7 @@ part "$processor" build_processor
 part "$topic_operator" build_topic_operator
 part "$lazaret" build_lazaret
 # They run beside the box. A test that built them would keep the others, which wait with deadlines, from their work.
-for name in prometheus adapter; do "$project/tests/prometheus/build.sh" "$name" 8>&- >/dev/null; done
+for name in promtool prometheus adapter; do "$project/tests/prometheus/build.sh" "$name" 8>&- >/dev/null; done
 
 # What was not asked for during two weeks belongs to an older tree.
 find "$cache/bed" -mindepth 2 -maxdepth 2 -type d -regex '.*/[0-9a-f]\{12\}' -mtime +14 -exec rm -rf {} +

@@ -3,9 +3,9 @@
 
 bed=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$bed/../.." && pwd)
-cache=${LAZARET_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lazaret}
+# shellcheck source=../../scripts/cache.sh
+source "$project/scripts/cache.sh"
 mkdir -p "$cache/bed"
-cache=$(cd "$cache" && pwd) # what runs in the box has another working directory: no path may be relative
 state=$cache/bed/state      # everything that a run writes; down.sh removes it
 
 # Versions. Kafka's and Strimzi's stand here and are given to Maven; those of what Go builds stand where Go wants them.
@@ -41,7 +41,8 @@ hash_of() { # FILE-OR-TEXT…
   local input
   for input in "$@"; do
     if [[ -d $input ]]; then
-      (cd "$input" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
+      # What only tests read is no part of a program.
+      (cd "$input" && find . \( -name tests -o -name tests.rs -o -name snapshots \) -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum)
     elif [[ -f $input ]]; then
       sha256sum <"$input"
     else

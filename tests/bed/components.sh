@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # components.sh start|stop|check NAME…: start, kill or look for components inside of the box. What runs already is left
-# alone by start.
+# alone by start; what had died is noted in the file `died` of the box's state before it is started again.
 # up.sh says where the programs are and how many brokers there are.
 # shellcheck disable=SC2054,SC2154
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 etc=$state/etc pki=$state/pki
-export PATH=$kube_bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH=${kube_bin:-}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 command_of() {
   case $1 in
@@ -96,8 +96,16 @@ shift
 mkdir -p "$state/run"
 for name in "$@"; do
   case $action in
-    start) runs "$name" || start "$name" ;;
-    stop) if runs "$name"; then stop "$name"; fi ;;
+    start)
+      runs "$name" || {
+        if [[ -e $state/run/$name ]]; then echo "$name" >>"$state/died"; fi
+        start "$name"
+      }
+      ;;
+    stop)
+      if runs "$name"; then stop "$name"; fi
+      rm -f "$state/run/$name"
+      ;;
     check) runs "$name" || die "$name does not run: $(tail -n 3 "$state/log/$name.log")" ;;
   esac
 done

@@ -400,5 +400,4 @@ impl Sums {
     }
 }
 
-#[path = "verdict_tests.rs"]
 mod tests;

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# image/build.sh ARCHIVE NAME USER PROGRAM: write an OCI archive of an image that holds one static program and nothing
-# else, as `FROM scratch` makes it. https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+# image/build.sh ARCHIVE NAME USER FILE=PATH…: write an OCI archive of an image that holds these files and nothing else, as
+# `FROM scratch` makes it. The first one is the program that it runs, the others are only read. https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 set -euo pipefail
-archive=$1 name=$2 user=$3 program=$4
+archive=$1 name=$2 user=$3
+shift 3
+program=/${1%%=*}
 layout=$(mktemp -d)
 trap 'rm -rf "$layout"' EXIT
 blobs=$layout/blobs/sha256
@@ -21,11 +23,15 @@ keep() { # a blob from standard input, named by its digest, which is printed wit
 
 # The same program gives the same archive: no times, no names of users.
 pack() { tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner "$@"; }
-layer=$layout/layer.tar
-pack -cf "$layer" --mode=0755 --transform="s|.*|$(basename "$program")|" -C "$(dirname "$program")" "$(basename "$program")"
+layer=$layout/layer.tar root=$layout/root
+install -D -m 0755 "${1#*=}" "$root$program"
+for file in "${@:2}"; do install -D -m 0644 "${file#*=}" "$root/${file%%=*}"; done
+find "$root" -type d -exec chmod 0755 {} +
+find "$root" -mindepth 1 -maxdepth 1 -printf '%P\0' | sort -z | pack -cf "$layer" -C "$root" --null --files-from=-
+rm -rf "$root"
 
 architecture=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
-config=$(jq -nc --arg program "/$(basename "$program")" --arg user "$user" --arg architecture "$architecture" \
+config=$(jq -nc --arg program "$program" --arg user "$user" --arg architecture "$architecture" \
   --arg layer "sha256:$(digest <"$layer")" '{$architecture, os: "linux", config: {User: $user, Entrypoint: [$program],
     WorkingDir: "/"}, rootfs: {type: "layers", diff_ids: [$layer]}}' | keep)
 packed=$(gzip -n -1 <"$layer" | keep)

@@ -1,4 +1,4 @@
-# Where the Kafka node of the tests lives, and whether it runs. Sourced by up.sh, down.sh and scripts/with-kafka.sh.
+# Where the Kafka node of the tests lives, and whether it runs. Sourced by up.sh, down.sh and scripts/with.sh.
 # shellcheck shell=bash disable=SC2034
 
 bed=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

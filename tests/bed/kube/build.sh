@@ -23,5 +23,5 @@ done
 for name in kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubelet kubectl etcd; do
   ln -sf kube "$into/bin/$name"
 done
-"$here/../image/build.sh" "$into/images/pause.tar" lazaret.dev/bed/pause:1 65535:65535 "$into/bin/pause"
-"$here/../image/build.sh" "$into/images/coredns.tar" lazaret.dev/bed/coredns:1 0:0 "$into/bin/coredns"
+"$here/../image/build.sh" "$into/images/pause.tar" lazaret.dev/bed/pause:1 65535:65535 "pause=$into/bin/pause"
+"$here/../image/build.sh" "$into/images/coredns.tar" lazaret.dev/bed/coredns:1 0:0 "coredns=$into/bin/coredns"

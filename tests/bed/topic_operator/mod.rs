@@ -4,4 +4,5 @@ mod admin;
 mod contract;
 mod operator;
 
+pub use contract::FINALIZER;
 pub use operator::{Settings, run, served};

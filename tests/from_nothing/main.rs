@@ -1,0 +1,7 @@
+//! What starts the tests' cluster anew: the box itself, and an installation from nothing. One test at a time has it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bed;
+mod install;

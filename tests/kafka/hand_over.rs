@@ -1,0 +1,157 @@
+//! Partitions that change hands, and stages that stop.
+
+use crate::support::engine::Engine;
+use crate::support::pipeline::pipeline;
+use crate::support::processor::Endpoint;
+use crate::support::topics::{producer, read_all, write, write_to};
+use crate::support::{Broker, eventually, kafka, unique};
+use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::provenance::Stage;
+use serde_json::{Value, json};
+
+fn calling(endpoint: &Endpoint, more: &str) -> String {
+    format!("processor: {{http: {{url: '{}'}}, maxInFlight: 16}}\n{more}", endpoint.url)
+}
+
+async fn write_json(broker: &Broker, pipeline: &Pipeline, value: &Value) {
+    let producer = producer(&broker.address());
+    write(&producer, &pipeline.main.topic, None, Some(value.to_string().as_bytes()), None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_what_runs_and_starts_nothing_more() {
+    for broker in Broker::both() {
+        let endpoint = Endpoint::start().await;
+        let pipeline = pipeline(&unique("drain"), &calling(&endpoint, "ordering: Partition"));
+        broker.create_topics(&pipeline).await;
+        for n in 0..30 {
+            write_json(&broker, &pipeline, &json!({"id": n.to_string(), "pauseMs": 300})).await;
+        }
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        let running = async || (engine.metrics(Stage::Main).in_flight.get() > 0).then_some(());
+        eventually("a call is under way", running).await;
+        let first = engine.stop().await.processed;
+        assert!((1..30).contains(&first), "{first}");
+        assert_eq!(endpoint.calls().len() as u64, first, "no call was cut off and none is unaccounted for");
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        engine.settled(30 - first).await;
+        engine.stop().await;
+        assert_eq!(endpoint.calls().len(), 30, "each record was processed once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_finished_during_a_long_drain_is_not_processed_again() {
+    for broker in Broker::both() {
+        let endpoint = Endpoint::start().await;
+        let topic = unique("long-drain");
+        let spec = format!("topic: {{name: {topic}, partitions: 2}}\nordering: Partition\n");
+        let pipeline = pipeline(&unique("long-drain"), &(spec + &calling(&endpoint, "")));
+        broker.create_topics(&pipeline).await;
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        let producer = producer(&broker.address());
+        // Partition 0 keeps the drain waiting past two commit intervals; partition 1 has long been done by then.
+        write_to(&producer, &topic, 0, json!({"id": "slow", "pauseMs": 2_000}).to_string().as_bytes()).await;
+        write_to(&producer, &topic, 1, json!({"id": "quick"}).to_string().as_bytes()).await;
+        engine.settled(1).await;
+        let running = async || (engine.metrics(Stage::Main).in_flight.get() > 0).then_some(());
+        eventually("the slow call is under way", running).await;
+        assert!(engine.stop().await.clean);
+        let engine = Engine::start(&broker.address(), &pipeline).await;
+        write_to(&producer, &topic, 0, json!({"id": "after"}).to_string().as_bytes()).await;
+        write_to(&producer, &topic, 1, json!({"id": "after"}).to_string().as_bytes()).await;
+        engine.settled(2).await;
+        for (id, calls) in [("slow", 1), ("quick", 1), ("after", 2)] {
+            assert_eq!(endpoint.calls_of(id).len(), calls, "{id}");
+        }
+        engine.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_paused_when_it_was_taken_away_is_read_on_when_it_comes_back() {
+    let broker = Broker::Kafka; // the embedded broker keeps too little for a backlog
+    let endpoint = Endpoint::start().await;
+    let topic = unique("paused");
+    let spec = format!("topic: {{name: {topic}, partitions: 2}}\nordering: Unordered\n");
+    let more = "consumer: {sessionTimeout: 6s, drainTimeout: 200ms}";
+    let pipeline = pipeline(&unique("paused"), &(spec + &calling(&endpoint, more)));
+    broker.create_topics(&pipeline).await;
+    let producer = producer(&broker.address());
+    let padding = "x".repeat(100_000);
+    let writes = (0..1_000).map(|n| {
+        let value = json!({"id": n.to_string(), "hold": true, "padding": padding}).to_string();
+        let (producer, topic) = (&producer, &topic);
+        async move { write_to(producer, topic, n % 2, value.as_bytes()).await }
+    });
+    futures::future::join_all(writes).await;
+    let first = Engine::start(&broker.address(), &pipeline).await;
+    let held = || {
+        let assignment = first.metrics(Stage::Main).assignment();
+        assignment.values().map(|load| load.bytes()).sum::<usize>()
+    };
+    let cap = lazaret::worker::load::STAGE_BYTES;
+    eventually("both partitions are full", async || (held() > cap * 9 / 10).then_some(())).await;
+    let second = Engine::start_stages(&broker.address(), &pipeline, &[Stage::Main]).await;
+    second.stop().await;
+    let both = async || (first.metrics(Stage::Main).assignment().len() == 2).then_some(());
+    eventually("both partitions are back", both).await;
+    endpoint.let_go();
+    let all = async || {
+        let ids: std::collections::BTreeSet<_> = endpoint.calls().iter().map(|call| call.id()).collect();
+        (ids.len() == 1_000).then_some(())
+    };
+    eventually("every record is processed", all).await;
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_a_group_deals_out_its_partitions_each_record_is_processed_once_and_a_rebalance_counts_once() {
+    for way in [
+        "assignor: CooperativeSticky",
+        "assignor: Range",
+        "assignor: RoundRobin",
+        "groupProtocol: Consumer",
+        "staticMembership: true",
+    ] {
+        let endpoint = Endpoint::start().await;
+        let topic = unique("dealt");
+        let spec = format!(
+            "topic: {{name: {topic}, partitions: 4}}\nconsumer: {{sessionTimeout: 6s, drainTimeout: 4s, {way}}}\n"
+        );
+        let pipeline = pipeline(&topic, &(spec + &calling(&endpoint, "ordering: Key")));
+        Broker::Kafka.create_topics(&pipeline).await;
+        let producer = producer(kafka());
+        let write_some = async |from: i32| {
+            for n in from..from + 100 {
+                let value =
+                    json!({"id": n.to_string(), "pauseMs": 20, "answers": [if n % 10 == 0 { 422 } else { 200 }]});
+                write_to(&producer, &topic, n % 4, value.to_string().as_bytes()).await;
+            }
+        };
+        let start = async || Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+        let assigned = |engine: &Engine| engine.metrics(Stage::Main).assignment().len();
+        let first = start().await;
+        write_some(0).await;
+        let second = start().await;
+        write_some(100).await;
+        let shared = async || (assigned(&first) == 2 && assigned(&second) == 2).then_some(());
+        eventually("the partitions are shared", shared).await;
+        write_some(200).await;
+        assert!(second.stop().await.clean, "{way}");
+        write_some(300).await;
+        eventually("the first one has all of them again", async || (assigned(&first) == 4).then_some(())).await;
+        let all = async || {
+            let letters = read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len();
+            (endpoint.calls().len() + letters >= 440).then_some(())
+        };
+        eventually("all records are settled", all).await;
+        assert_eq!(first.metrics(Stage::Main).rebalances.get(), 3, "{way}: joined, gave up two, got them back");
+        assert!(first.stop().await.clean, "{way}");
+        let mut ids: Vec<_> = endpoint.calls().iter().map(|call| call.id()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!((ids.len(), endpoint.calls().len()), (400, 400), "{way}");
+        assert_eq!(read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len(), 40, "{way}");
+    }
+}

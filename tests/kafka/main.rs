@@ -1,0 +1,17 @@
+//! The engine and what reads its topics, on the embedded broker and on a real Kafka.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod counts;
+mod dlt;
+mod engine;
+mod exactly_once;
+mod hand_over;
+mod http_api;
+mod keep_order;
+mod labs;
+mod peers;
+mod pending;
+mod throttle;
+mod traces;

@@ -1,0 +1,13 @@
+//! What needs neither Kafka nor a cluster: the layout of the code, the CRD, the chart, the alerts, and what is said to wrong
+//! input.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod helm;
+
+mod alerts;
+mod architecture;
+mod chart;
+mod crds;
+mod wrong_turns;
