@@ -78,6 +78,16 @@ impl Connection {
         self.client()
     }
 
+    /// Settings of a client that asks coordinators about groups. It is a member of none: the group that it names has none.
+    ///
+    /// It has to name one. An answer that a coordinator has moved makes librdkafka look for the coordinator of the client's
+    /// own group, also where it was asked about another; without one it ends the process (librdkafka#5040).
+    pub fn group_observer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("group.id", "lazaret-observer").set("enable.auto.commit", "false").set("log_level", "2");
+        config
+    }
+
     /// Settings of a consumer that is assigned what it reads, and says where a partition ends. What is asked of it while
     /// Kafka is away is an error to whoever asked.
     pub fn reader(&self) -> ClientConfig {

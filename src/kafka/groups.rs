@@ -3,19 +3,49 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::bindings as ffi;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
+use super::connection::Connection;
+use super::observer::{TIMEOUT, ask};
 use crate::domain::group::{GroupView, MemberView};
 
 /// What is committed for the partitions of a group, by topic and partition: the offset, and what stands beside it.
 pub type Committed = BTreeMap<(String, i32), (i64, String)>;
 
-/// Describes groups, each with what it is or why that is not known. A group that does not exist is `Dead`.
-pub fn describe(
+/// A client that asks about groups. It is of another kind than an [`Observer`](super::observer::Observer), as such a question
+/// ends the process of a client that names no group.
+#[derive(Clone)]
+pub struct Groups {
+    client: Arc<BaseConsumer>,
+}
+
+impl Groups {
+    /// Prepares to ask. Nothing is asked yet.
+    pub fn new(connection: &Connection) -> KafkaResult<Self> {
+        Ok(Self { client: Arc::new(connection.group_observer().create()?) })
+    }
+
+    /// Describes groups, each with what it is or why that is not known. A group that does not exist is `Dead`.
+    pub async fn describe(
+        &self,
+        groups: BTreeSet<String>,
+    ) -> KafkaResult<BTreeMap<String, Result<GroupView, KafkaError>>> {
+        let described = ask(self.client.clone(), move |client| describe(client, &groups, TIMEOUT)).await?;
+        Ok(described.into_iter().map(|(group, view)| (group, view.map_err(KafkaError::GroupListFetch))).collect())
+    }
+
+    /// What a group has committed; nothing where there is no such group.
+    pub async fn committed(&self, group: String) -> KafkaResult<Committed> {
+        ask(self.client.clone(), move |client| committed(client, &group, TIMEOUT)).await
+    }
+}
+
+fn describe(
     client: &BaseConsumer,
     groups: &BTreeSet<String>,
     timeout: Duration,
@@ -47,8 +77,7 @@ pub fn describe(
     }
 }
 
-/// What a group has committed; nothing where there is no such group.
-pub fn committed(client: &BaseConsumer, group: &str, timeout: Duration) -> KafkaResult<Committed> {
+fn committed(client: &BaseConsumer, group: &str, timeout: Duration) -> KafkaResult<Committed> {
     let (client, name) = (client.client().native_ptr(), c_string(group)?);
     // SAFETY: as above. `request` is ours and is freed once; the call copies it.
     unsafe {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -13,11 +13,9 @@ use rdkafka::{Offset, TopicPartitionList};
 pub use rdkafka::error::KafkaError;
 
 use super::connection::Connection;
-use super::groups::{self, Committed};
 use super::reader::Logs;
-use crate::domain::group::GroupView;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether Kafka answers, as far as this process knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ const ANY_TOPIC: &str = "__consumer_offsets";
 /// A client that only asks.
 #[derive(Clone)]
 pub struct Observer {
-    client: Arc<BaseConsumer<DefaultConsumerContext>>,
+    client: Arc<BaseConsumer>,
 }
 
 impl Observer {
@@ -120,29 +118,21 @@ impl Observer {
         .await
     }
 
-    /// Describes groups, each with what it is or why that is not known.
-    pub async fn describe(
-        &self,
-        groups: BTreeSet<String>,
-    ) -> Result<BTreeMap<String, Result<GroupView, KafkaError>>, KafkaError> {
-        let described = self.ask(move |client| groups::describe(client, &groups, TIMEOUT)).await?;
-        Ok(described.into_iter().map(|(group, view)| (group, view.map_err(KafkaError::GroupListFetch))).collect())
-    }
-
-    /// What a group has committed.
-    pub async fn committed(&self, group: String) -> Result<Committed, KafkaError> {
-        self.ask(move |client| groups::committed(client, &group, TIMEOUT)).await
-    }
-
-    /// librdkafka's questions block: they are asked on a thread that may.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<DefaultConsumerContext>) -> Result<T, KafkaError> + Send + 'static,
-    ) -> Result<T, KafkaError> {
-        let client = self.client.clone();
-        match tokio::task::spawn_blocking(move || question(&client)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(KafkaError::Canceled),
-        }
+        question: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
+    ) -> KafkaResult<T> {
+        ask(self.client.clone(), question).await
+    }
+}
+
+/// librdkafka's questions block: they are asked on a thread that may.
+pub(super) async fn ask<T: Send + 'static>(
+    client: Arc<BaseConsumer>,
+    question: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
+) -> KafkaResult<T> {
+    match tokio::task::spawn_blocking(move || question(&client)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(KafkaError::Canceled),
     }
 }

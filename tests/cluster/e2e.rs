@@ -1,7 +1,8 @@
 //! The image of this tree on a real Kubernetes with a real Kafka and Strimzi's resources.
 
 use crate::support::cluster::{
-    self, KAFKA, KAFKA_NAMESPACE, apply, deployment, in_namespace, kafka_from_here, wait_for, worker,
+    self, KAFKA, KAFKA_NAMESPACE, apply, deployment, in_namespace, in_namespace_where, kafka_from_here, wait_for,
+    worker,
 };
 use crate::support::{eventually, topics, unique};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -47,7 +48,8 @@ async fn kafka_topic(client: &Client, name: &str, spec: &str) -> Api<DynamicObje
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_of_the_image_runs_and_says_its_version() {
-    in_namespace("version", async |client, namespace| {
+    // A Deployment starts it again and again.
+    in_namespace_where("version", &["says-"], async |client, namespace| {
         apply(&client, namespace, &deployment("says", "[--version]", "")).await;
         let log = log_with(&client, namespace, "says", "lazaret ").await;
         assert_eq!(log, concat!("lazaret ", env!("CARGO_PKG_VERSION"), "\n"));

@@ -4,6 +4,7 @@
 mod support;
 
 mod prometheus;
+mod rights;
 mod site;
 #[path = "../bed/topic_operator/mod.rs"]
 mod topic_operator;

@@ -1,6 +1,5 @@
 //! A Prometheus, and the adapter that serves its numbers to the cluster's autoscalers, as processes beside the cluster.
 
-use std::net::{IpAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -9,9 +8,9 @@ use kube::Client;
 use kube::api::Api;
 use tokio::net::TcpStream;
 
-use crate::site::kubeconfig;
-use crate::support::cluster::{apply, here};
+use crate::support::cluster::{apply, here, kubeconfig};
 use crate::support::eventually;
+use crate::support::ports::free_port;
 
 const API: &str = "v1beta1.external.metrics.k8s.io";
 
@@ -111,8 +110,4 @@ fn directory() -> PathBuf {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("prometheus-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     directory
-}
-
-fn free_port(address: IpAddr) -> u16 {
-    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
 }

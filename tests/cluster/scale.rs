@@ -153,10 +153,10 @@ async fn what_moving_records_cost(site: &Site, operator: &mut Lazaret, pipelines
 async fn a_great_many_dead_letters_are_counted_to_the_last() {
     let count = number("LAZARET_DEAD_LETTERS", 20_000);
     in_site("letters", async |site| {
-        let first = site.operator();
+        let mut first = site.operator();
         site.apply(&site.pipeline("orders", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
         site.reason("orders", "Ready").await;
-        drop(first);
+        assert!(first.stop().success());
         let producer = topics::producer(&kafka_from_here());
         let topic = site.named("orders.dlt");
         stream::iter(0..count).for_each_concurrent(10_000, |n| write_dead_letter(&producer, &topic, n)).await;

@@ -3,7 +3,6 @@
 #![allow(dead_code)] // each test file uses its own part of this
 
 use std::fmt::Debug;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -15,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
 
-use crate::support::cluster::{apply, bed_up, image, in_namespace, kafka_from_here, wait_for};
+use crate::rights::operator_account;
+use crate::support::cluster::{apply, image, in_namespace_where, kafka_from_here, let_pods_end, wait_for};
 use crate::support::eventually;
 use crate::support::lazaret::{Lazaret, bash};
 use crate::topic_operator;
@@ -32,6 +32,8 @@ pub struct Site {
     pub deployments: Api<Deployment>,
     /// `kafka.strimzi.io/v1` or another.
     pub strimzi: String,
+    /// Of the operator's account.
+    pub kubeconfig: String,
     topic_operator: JoinHandle<()>,
 }
 
@@ -41,23 +43,23 @@ impl Drop for Site {
     }
 }
 
-/// The tests that rely on the CRD as it is, and the one that changes it for a moment.
+/// Those that write pipelines, and the one that stores one which no CRD of ours would take.
 static CRD: RwLock<()> = RwLock::const_new(());
+
+/// Changes the CRD for a moment, in which nobody else writes a pipeline.
+pub async fn with_another_crd(change: impl Future<Output = ()>) {
+    let _alone = CRD.write().await;
+    change.await;
+}
 
 /// Runs a test in a site of its own. Nothing of it stays.
 pub async fn in_site(name: &str, test: impl AsyncFnOnce(&Site)) {
-    let _as_it_is = CRD.read().await;
-    site(name, test).await;
+    in_site_where(name, &[], test).await;
 }
 
-/// Runs a test that changes the CRD, or what else the cluster serves, while no other runs.
-pub async fn in_site_alone(name: &str, test: impl AsyncFnOnce(&Site)) {
-    let _alone = CRD.write().await;
-    site(name, test).await;
-}
-
-async fn site(name: &str, test: impl AsyncFnOnce(&Site)) {
-    in_namespace(name, async |client, namespace| {
+/// The same, where pods whose name begins with one of `may_fail` may be restarted or end badly.
+pub async fn in_site_where(name: &str, may_fail: &[&str], test: impl AsyncFnOnce(&Site)) {
+    in_namespace_where(name, may_fail, async |client, namespace| {
         let site = Site::open(client, namespace).await;
         test(&site).await;
         site.clear().await;
@@ -85,7 +87,9 @@ impl Site {
             kafka_timeout: Duration::from_secs(60),
         };
         let stand_in = client.clone();
+        let kubeconfig = operator_account(&client, namespace).await;
         let site = Self {
+            kubeconfig,
             namespace: namespace.to_owned(),
             pipelines: Api::namespaced(client.clone(), namespace),
             topics: Api::namespaced_with(client.clone(), namespace, &resource),
@@ -128,6 +132,7 @@ impl Site {
     }
 
     pub async fn apply(&self, yaml: &str) {
+        let _as_it_is = CRD.read().await;
         apply(&self.client, &self.namespace, yaml).await;
     }
 
@@ -170,10 +175,11 @@ impl Site {
 
     /// Starts an operator for the namespace. Several of one site take turns.
     pub fn operator(&self) -> Lazaret {
-        self.operator_with(&self.namespace, kubeconfig())
+        self.operator_with(&self.namespace, &self.kubeconfig)
     }
 
-    /// Starts one that takes turns with others of the same lease, as the user of a kubeconfig.
+    /// Starts one that takes turns with others of the same lease, as the user of a kubeconfig. The chart's rights are for the
+    /// lease that is named after the namespace.
     pub fn operator_with(&self, lease: &str, kubeconfig: &str) -> Lazaret {
         let (image, namespace) = (image(), &*self.namespace);
         let args = ["operator", "--namespace", namespace, "--lease", lease, "--worker-image", &image];
@@ -208,6 +214,7 @@ impl Site {
     }
 
     pub async fn merge(&self, name: &str, patch: Value) {
+        let _as_it_is = CRD.read().await;
         self.pipelines.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
@@ -230,6 +237,8 @@ impl Site {
         let resource = ApiResource::erase::<ErrorHandlingPipeline>(&());
         let pipelines: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         pipelines.delete_collection(&Default::default(), &Default::default()).await.unwrap();
+        // Workers end while what they read is there, as in an ordinary life.
+        let_pods_end(&self.client, &self.namespace).await;
         self.topics.delete_collection(&Default::default(), &Default::default()).await.unwrap();
         none_left(&self.topics).await;
     }
@@ -246,14 +255,13 @@ where
     .await;
 }
 
-/// Where the kubeconfig of the box is.
-pub fn kubeconfig() -> &'static str {
-    static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| bed_up(&[]))
+/// Has the cluster know pipelines.
+async fn install_crd(client: &Client) {
+    static IS_DONE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    IS_DONE.get_or_init(async || apply_crd(client).await).await;
 }
 
-/// Has the cluster know pipelines.
-pub async fn install_crd(client: &Client) {
+async fn apply_crd(client: &Client) {
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
     let crd = ErrorHandlingPipeline::crd();
     let parameters = PatchParams::apply("the-tests").force();

@@ -1,6 +1,7 @@
 //! The box that the cluster's tests run in: it starts from any state, it comes back from any loss, it leaves nothing.
 //!
-//! These tests stop and kill parts of it, so no others run beside them: they are one after the other in a file of their own.
+//! What is claimed here follows from `tests/bed` and the machine's kernel. Where it has been seen of both, a run only sees that the
+//! box starts and that nothing of it stays.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +9,15 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::cluster::{
-    KAFKA, KAFKA_NAMESPACE, apply, bed_up, client, condition, in_namespace, kafka_from_here, wait_for, wait_until_gone,
-    worker,
+    KAFKA, KAFKA_NAMESPACE, apply, bed_up, client_of, condition, in_namespace_of, kafka_from_here, wait_for,
+    wait_until_gone, worker,
 };
 use crate::support::{DEADLINE, topics, unique};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{Api, DynamicObject};
 use kube::{Client, discovery};
+use sha2::{Digest, Sha256};
 
 fn script(name: &str) -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(name))
@@ -24,6 +26,11 @@ fn script(name: &str) -> Command {
 fn state() -> PathBuf {
     let kubeconfig = bed_up(&[]);
     Path::new(&kubeconfig).ancestors().nth(2).unwrap().to_owned()
+}
+
+/// A client of the box, which is looked at first: the one before may have ended with its certificates.
+async fn client() -> Client {
+    client_of(&bed_up(&[])).await
 }
 
 fn said(output: &Output) -> String {
@@ -75,7 +82,7 @@ async fn works(client: &Client) {
     topics::has(&kafka_from_here(), &name, Some(2)).await;
     // A worker that is ready has reached Kafka by the name of its Service: scheduler, controllers, kubelet, containerd, DNS
     // and the Services' addresses have all done their part, and what they said before counts for nothing.
-    in_namespace("works", async |client, namespace| {
+    in_namespace_of(client.clone(), "works", &[], async |client, namespace| {
         apply(&client, namespace, &worker("worker", &name)).await;
         let deployments: Api<Deployment> = Api::namespaced(client, namespace);
         wait_for(&deployments, "worker", "is available", |d| d.status.as_ref()?.available_replicas).await;
@@ -115,7 +122,18 @@ async fn any_part_that_is_killed_is_back_after_the_next_up() {
         works(&client().await).await;
         let again = fs::read_to_string(state.join("run").join(part)).unwrap();
         assert_ne!(pid, again, "{part} was started again");
+        // It is noted, as a death that nobody meant would make the run fail.
+        let died = fs::read_to_string(state.join("died")).unwrap();
+        assert_eq!(died.trim(), part);
+        fs::remove_file(state.join("died")).unwrap();
     }
+}
+
+async fn a_part_that_died_by_itself_is_told_of_when_the_box_goes_down() {
+    let pid = fs::read_to_string(state().join("run/kube-scheduler")).unwrap();
+    assert!(script("in.sh").args(["kill", "-9", pid.trim()]).status().unwrap().success());
+    let down = script("down.sh").output().unwrap();
+    assert!(!down.status.success() && said(&down).contains("parts of it had died: kube-scheduler"), "{}", said(&down));
 }
 
 async fn a_box_whose_first_process_is_killed_is_made_anew() {
@@ -172,15 +190,17 @@ async fn the_secure_listener_takes_the_password_in_the_secret_and_no_other() {
     assert!(said(&refused).contains("SaslAuthenticationException"), "{}", said(&refused));
 }
 
+fn down_leaves_nothing(state: &Path) {
+    let down = script("down.sh").output().unwrap();
+    assert!(down.status.success(), "{}", said(&down));
+    let left = traces(state);
+    assert!(left.is_empty(), "{left:#?}");
+}
+
 async fn down_leaves_nothing_however_far_up_had_come() {
     let state = state();
     assert!(!traces(&state).is_empty(), "the traces of a running box are seen");
-    let down = || {
-        let down = script("down.sh").output().unwrap();
-        assert!(down.status.success(), "{}", said(&down));
-        let left = traces(&state);
-        assert!(left.is_empty(), "{left:#?}");
-    };
+    let down = || down_leaves_nothing(&state);
     down();
     let interrupt_up_at = |reached: &str| {
         // In a session of its own, to be killed with everything that it runs.
@@ -209,12 +229,36 @@ async fn down_leaves_nothing_however_far_up_had_come() {
     }
 }
 
+/// A file that is there where all of this was seen, of this bed and on this kernel.
+fn proof(state: &Path) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed");
+    let files = Command::new("find").arg(folder).args(["-type", "f"]).output().unwrap();
+    let mut files: Vec<_> = String::from_utf8(files.stdout).unwrap().lines().map(str::to_owned).collect();
+    files.sort();
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(fs::read(file).unwrap());
+    }
+    hash.update(include_str!("bed.rs"));
+    hash.update(fs::read("/proc/sys/kernel/osrelease").unwrap());
+    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    state.parent().unwrap().join("proved").join(hash)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_box_starts_from_any_state_and_leaves_nothing() {
+    let _alone = crate::BOX.lock().await;
     assert!(
         std::env::var("E2E_CONTEXT").is_err(),
-        "these tests are of the box: on a cluster of your own run --test e2e"
+        "these tests are of the box: on a cluster of your own run --test cluster e2e"
     );
+    let proof = proof(&state());
+    if proof.exists() {
+        eprintln!("seen before: {}", proof.display());
+        a_second_up_finds_everything_and_changes_nothing().await;
+        down_leaves_nothing(&state());
+        return;
+    }
     let asked_for = |name: &str| fs::read_to_string(state().join(name)).unwrap().trim().to_owned();
     let (brokers, strimzi) = (asked_for("brokers"), asked_for("strimzi"));
     a_second_up_finds_everything_and_changes_nothing().await;
@@ -223,8 +267,11 @@ async fn the_box_starts_from_any_state_and_leaves_nothing() {
     any_part_that_is_killed_is_back_after_the_next_up().await;
     a_box_whose_first_process_is_killed_is_made_anew().await;
     down_leaves_nothing_however_far_up_had_come().await;
+    a_part_that_died_by_itself_is_told_of_when_the_box_goes_down().await;
     bed_up(&[("BED_BROKERS", "3")]);
     works(&client().await).await;
     assert!(script("down.sh").status().unwrap().success());
     bed_up(&[("BED_BROKERS", &brokers), ("BED_STRIMZI", &strimzi)]);
+    fs::create_dir_all(proof.parent().unwrap()).unwrap();
+    fs::write(&proof, "").unwrap();
 }

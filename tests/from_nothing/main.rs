@@ -5,3 +5,6 @@ mod support;
 
 mod bed;
 mod install;
+
+/// There is one box.
+static BOX: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -12,8 +12,11 @@ use lazaret::domain::group::{GroupView, RebalanceReason, compare};
 use lazaret::domain::provenance::Stage;
 use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
+use lazaret::kafka::embedded::EmbeddedBroker;
+use lazaret::kafka::groups::Groups;
 use lazaret::kafka::log_reader::{LogReader, Logs};
 use lazaret::kafka::observer::Observer;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 
@@ -54,7 +57,7 @@ impl Bed {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_those_that_a_reader_of_what_was_committed_sees_whatever_else_takes_offsets() {
     let bed = Bed::new("letters", 3).await;
-    write_in_transactions(kafka(), &bed.topic, 40);
+    write_in_transactions(kafka(), &bed.topic, 40, 10);
     let (letters, summary) = bed.count(DeadLetters::default()).await;
     assert_eq!((summary.total, bed.seen_by_others()), (300, 300));
     let offsets: i64 = bed.logs().await.values().map(|log| log.end - log.start).sum();
@@ -62,7 +65,7 @@ async fn dead_letters_are_those_that_a_reader_of_what_was_committed_sees_whateve
     let by_type: Vec<_> = summary.causes.iter().map(|c| (&*c.cause.error_type, c.count)).collect();
     assert_eq!(by_type, [("ValidationException", 210), ("BusyException", 90)]);
 
-    write_in_transactions(kafka(), &bed.topic, 4);
+    write_in_transactions(kafka(), &bed.topic, 4, 10);
     let (letters, summary) = bed.count(letters).await;
     assert_eq!((summary.total, bed.seen_by_others()), (330, 330), "what came since");
 
@@ -135,9 +138,9 @@ async fn a_topic_that_is_made_again_is_counted_anew() {
     assert_eq!((summary.total, bed.seen_by_others()), (1, 1));
 }
 
-async fn at_rest(observer: &Observer, group: &str, members: usize) -> GroupView {
+async fn at_rest(groups: &Groups, group: &str, members: usize) -> GroupView {
     eventually(&format!("{group} is at rest with {members} members"), async || {
-        let described = observer.describe(BTreeSet::from([group.to_owned()])).await.unwrap();
+        let described = groups.describe(BTreeSet::from([group.to_owned()])).await.unwrap();
         // While the topic of the groups is being made, who coordinates this one is not settled.
         let view = described[group].clone().ok()?;
         (view.is_at_rest() && view.members.len() == members).then_some(view)
@@ -155,18 +158,18 @@ async fn a_group_is_described_with_its_members_and_what_they_read_in_both_protoc
         );
         let pipeline = pipeline(&topic, &more);
         Broker::Kafka.create_topics(&pipeline).await;
-        let observer = Observer::new(&Connection::new(kafka())).unwrap();
+        let groups = Groups::new(&Connection::new(kafka())).unwrap();
         let group = &*pipeline.main.group_id;
-        let none = at_rest(&observer, group, 0).await;
+        let none = at_rest(&groups, group, 0).await;
         assert_eq!(none.state, "Dead", "{protocol}: there is no such group yet");
         let first = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
-        let one = at_rest(&observer, group, 1).await;
+        let one = at_rest(&groups, group, 1).await;
         let member = one.members.values().next().unwrap();
         assert_eq!((&*member.client, member.partitions.len()), ("engine-test", 4), "{protocol}");
         assert!(member.partitions.contains(&(topic.clone(), 3)), "{protocol}: {member:?}");
         let second = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
         let two = eventually("the partitions are shared", async || {
-            let view = at_rest(&observer, group, 2).await;
+            let view = at_rest(&groups, group, 2).await;
             view.members.values().all(|member| member.partitions.len() == 2).then_some(view)
         })
         .await;
@@ -174,13 +177,13 @@ async fn a_group_is_described_with_its_members_and_what_they_read_in_both_protoc
         let counts = (joined.members_before, joined.members_after, joined.partitions_moved);
         assert_eq!((joined.reason, counts), (RebalanceReason::MemberJoined, (1, 2, 2)), "{protocol}");
         second.stop().await;
-        let alone = at_rest(&observer, group, 1).await;
+        let alone = at_rest(&groups, group, 1).await;
         assert_eq!(compare(&two, &alone, |_| false).unwrap().reason, RebalanceReason::MemberLeft, "{protocol}");
 
         write(&producer(kafka()), &topic, Some(b"k"), Some(json!({"amount": 1}).to_string().as_bytes()), None).await;
         first.settled(1).await;
         first.stop().await;
-        let told = observer.committed(group.to_owned()).await.unwrap();
+        let told = groups.committed(group.to_owned()).await.unwrap();
         let told: BTreeMap<_, _> = told.into_iter().map(|((_, partition), commit)| (partition, commit)).collect();
         assert_eq!(told, committed(kafka(), group, &topic), "{protocol}");
         assert_eq!(told.values().map(|(offset, _)| offset).sum::<i64>(), 1, "{protocol}");
@@ -194,8 +197,30 @@ async fn a_cluster_that_does_not_answer_is_an_error_and_not_an_empty_answer() {
     let began = std::time::Instant::now();
     assert!(observer.partitions().await.is_err());
     assert!(observer.logs(BTreeSet::from([(topic, 0)])).await.is_err());
-    let described = observer.describe(BTreeSet::from(["g".to_owned()])).await;
+    let groups = Groups::new(&Connection::new("127.0.0.1:1")).unwrap();
+    let described = groups.describe(BTreeSet::from(["g".to_owned()])).await;
     assert!(described.map_or(true, |groups| groups["g"].is_err()));
-    assert!(observer.committed("g".to_owned()).await.is_err());
+    assert!(groups.committed("g".to_owned()).await.is_err());
     assert!(began.elapsed() < DEADLINE, "each question has its own deadline: {:?}", began.elapsed());
+}
+
+/// librdkafka ends the process when a client without a group is told so (librdkafka#5040): at the first use of a cluster, and
+/// whenever a coordinator moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_has_moved_is_an_error_and_the_next_question_is_answered() {
+    let broker = EmbeddedBroker::start().unwrap();
+    let groups = Groups::new(&broker.connection()).unwrap();
+    broker.fail_offset_fetches(&[RDKafkaErrorCode::NotCoordinator]);
+    assert!(groups.committed("orders".to_owned()).await.is_err());
+    eventually("the next one is answered", async || groups.committed("orders".to_owned()).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_groups_lets_go_at_once_also_where_nobody_answers() {
+    // A socket that takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let groups = Groups::new(&Connection::new(silent.local_addr().unwrap().to_string())).unwrap();
+    assert!(groups.committed("orders".to_owned()).await.is_err());
+    let dropped = tokio::task::spawn_blocking(move || drop(groups));
+    tokio::time::timeout(DEADLINE / 6, dropped).await.expect("it is dropped").unwrap();
 }

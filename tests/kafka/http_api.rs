@@ -22,7 +22,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::RDKafkaRespErr;
 use serde_json::json;
 
-use self::bed::{Bed, CLOSED, OPEN, closed_port};
+use self::bed::{Bed, CLOSED, OPEN};
+use crate::support::ports::closed_port;
 
 const SWITCH: &str = "/api/v1/config/simulate-transient-error";
 

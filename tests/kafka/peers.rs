@@ -1,10 +1,11 @@
 //! Injected failures in several worker processes at once.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use crate::support::lazaret::{Lazaret, bash, stats};
 use crate::support::pipeline::{pipeline, yaml};
+use crate::support::ports::free_port;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{producer, write};
 use crate::support::{Broker, eventually, kafka, unique};
@@ -73,8 +74,10 @@ impl Worker {
 
 /// Addresses where nobody listens yet. Each has a host of its own, as pods do.
 fn addresses<const N: usize>() -> [String; N] {
-    let free = |n: usize| TcpListener::bind(format!("127.0.0.{}:0", n + 1)).unwrap().local_addr().unwrap().to_string();
-    std::array::from_fn(free)
+    std::array::from_fn(|n| {
+        let host = Ipv4Addr::new(127, 0, 0, u8::try_from(n + 1).unwrap());
+        SocketAddr::from((host, free_port(host.into()))).to_string()
+    })
 }
 
 /// Somebody who takes part in nothing and notes what is asked of them.

@@ -7,6 +7,7 @@ use crate::support::collector::{Collector, Sent};
 use crate::support::engine::Engine;
 use crate::support::lazaret::Lazaret;
 use crate::support::pipeline::pipeline;
+use crate::support::ports::closed_port;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{Seen, producer, read_all, write};
 use crate::support::{Broker, unique};
@@ -14,7 +15,6 @@ use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
-use tokio::net::TcpSocket;
 
 /// The span of whoever produced a record.
 const PRODUCED: (&str, &str) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
@@ -135,10 +135,8 @@ async fn all_attempts_at_a_record_are_sent_or_none() {
 async fn a_collector_that_is_away_or_silent_costs_spans_and_nothing_else() {
     let (broker, endpoint) = (Broker::Kafka, Endpoint::start().await);
     // Nobody listens at the one, and at the other connections are taken and no request is.
-    let away = TcpSocket::new_v4().unwrap();
-    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    for collector in [away.local_addr().unwrap(), silent.local_addr().unwrap()] {
+    for collector in [closed_port(), silent.local_addr().unwrap().to_string()] {
         let pipeline = traced(&endpoint, &format!("tracing: {{endpoint: 'http://{collector}'}}"));
         broker.create_topics(&pipeline).await;
         let engine = Engine::start(&broker.address(), &pipeline).await;

@@ -3,6 +3,7 @@
 use crate::support::eventually;
 use crate::support::lazaret::{Lazaret, bash, run};
 use crate::support::pipeline::yaml;
+use crate::support::ports::closed_port;
 
 const RULES: &str = "processor: {rules: [{when: value.amount < 0, error: E}]}";
 
@@ -97,7 +98,7 @@ fn a_worker_without_a_kafka_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_cannot_be_reached_is_named_and_tried_again() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = closed_port();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders.yaml");
     let worker = ["worker", "--stage", "main", "--file", example, "--bootstrap-servers", &free];
     for command in [["dev", example, "--bootstrap-servers", &free].as_slice(), &worker] {

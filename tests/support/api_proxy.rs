@@ -10,6 +10,8 @@ use axum::response::{IntoResponse, Response};
 use kube::Client;
 use serde_json::{Value, json};
 
+use super::cluster::client_of;
+
 /// What becomes of a request: `None` lets it through.
 type Fault = Box<dyn FnMut(&Method, &str) -> Option<StatusCode> + Send>;
 
@@ -28,9 +30,9 @@ struct Way {
 }
 
 impl ApiProxy {
-    /// Starts one that lets everything through, as the user of the client. `name` is unique; `kubeconfig` is the way without
-    /// it.
-    pub async fn start(client: Client, name: &str, kubeconfig: &str) -> Self {
+    /// Starts one that lets everything through, as the user of a kubeconfig. `name` is unique.
+    pub async fn start(kubeconfig: &str, name: &str) -> Self {
+        let client = client_of(kubeconfig).await;
         let fault: Arc<Mutex<Fault>> = Arc::new(Mutex::new(Box::new(|_, _| None)));
         let way = Way { client, fault: fault.clone() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -38,7 +40,7 @@ impl ApiProxy {
         let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(kubeconfig).unwrap()).unwrap();
         config["clusters"][0]["cluster"]["server"] = server.into();
         config["users"][0]["user"] = json!({});
-        let kubeconfig = format!("{}/{name}.kubeconfig", env!("CARGO_TARGET_TMPDIR"));
+        let kubeconfig = format!("{}/{name}-proxy.kubeconfig", env!("CARGO_TARGET_TMPDIR"));
         std::fs::write(&kubeconfig, config.to_string()).unwrap();
         let router = Router::new().fallback(pass).with_state(way);
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

@@ -1,12 +1,18 @@
 //! A real Kubernetes cluster with Kafka and Strimzi's resources: the one in the box, or one that somebody has.
 
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod};
-use kube::api::{Api, DynamicObject, LogParams, ObjectMeta, Patch, PatchParams};
+use kube::api::{
+    Api, ApiResource, DynamicObject, GroupVersionKind, LogParams, ObjectMeta, Patch, PatchParams, TypeMeta,
+};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -14,6 +20,7 @@ use kube::{Client, Config, Resource, ResourceExt, discovery};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::pods::PodWatch;
 use super::{DEADLINE, unique};
 
 /// The Kafka object of the tests, and its namespace.
@@ -48,16 +55,25 @@ pub fn here() -> String {
 
 /// A client of the cluster. The box is started when it is not up.
 pub async fn client() -> Client {
-    let config = match std::env::var("E2E_CONTEXT") {
+    match std::env::var("E2E_CONTEXT") {
         Ok(context) => {
             let options = KubeConfigOptions { context: Some(context), ..KubeConfigOptions::default() };
-            Config::from_kubeconfig(&options).await.unwrap()
+            Client::try_from(Config::from_kubeconfig(&options).await.unwrap()).unwrap()
         }
-        Err(_) => {
-            let kubeconfig = Kubeconfig::read_from(bed_up(&[])).unwrap();
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap()
-        }
-    };
+        Err(_) => client_of(kubeconfig()).await,
+    }
+}
+
+/// Where the kubeconfig of the box is. The box is looked at once a process: it takes no harm from the tests that ask for this.
+pub fn kubeconfig() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| bed_up(&[]))
+}
+
+/// A client as the user of a kubeconfig.
+pub async fn client_of(kubeconfig: &str) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     Client::try_from(config).unwrap()
 }
 
@@ -70,15 +86,33 @@ pub fn bed_up(settings: &[(&str, &str)]) -> String {
     said.trim().strip_prefix("export KUBECONFIG=").expect("up.sh says where the kubeconfig is").to_owned()
 }
 
-/// Runs a test in a namespace of its own. When it fails, what the namespace holds is printed; it is removed either way.
+/// Runs a test in a namespace of its own. When it fails, what the namespace holds is printed; it is removed either way. A pod
+/// that was restarted, or ended with another exit code than 0, fails the test.
 pub async fn in_namespace(name: &str, test: impl AsyncFnOnce(Client, &str)) {
-    let client = client().await;
+    in_namespace_where(name, &[], test).await;
+}
+
+/// The same, where pods whose name begins with one of `may_fail` may do so.
+pub async fn in_namespace_where(name: &str, may_fail: &[&str], test: impl AsyncFnOnce(Client, &str)) {
+    in_namespace_of(client().await, name, may_fail, test).await;
+}
+
+/// The same, with a client.
+pub async fn in_namespace_of(client: Client, name: &str, may_fail: &[&str], test: impl AsyncFnOnce(Client, &str)) {
     let name = unique(name);
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let labels = [("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned())].into();
     let metadata = ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() };
     namespaces.create(&Default::default(), &Namespace { metadata, ..Namespace::default() }).await.unwrap();
-    let result = AssertUnwindSafe(test(client.clone(), &name)).catch_unwind().await;
+    let watch = PodWatch::start(&client, &name);
+    let whole = async {
+        test(client.clone(), &name).await;
+        let_pods_end(&client, &name).await;
+        let excused: Vec<_> = may_fail.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let bad = watch.bad_ends(&excused);
+        assert!(bad.is_empty(), "{}", bad.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    };
+    let result = AssertUnwindSafe(whole).catch_unwind().await;
     if result.is_err() {
         match tokio::time::timeout(DEADLINE, report(&client, &name)).await {
             Ok(report) => eprintln!("{report}"),
@@ -90,6 +124,17 @@ pub async fn in_namespace(name: &str, test: impl AsyncFnOnce(Client, &str)) {
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Has every pod of a namespace end, as one that is rolled away does, and waits until all are gone.
+pub async fn let_pods_end(client: &Client, namespace: &str) {
+    let (deployments, pods): (Api<Deployment>, Api<Pod>) =
+        (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace));
+    deployments.delete_collection(&Default::default(), &Default::default()).await.unwrap();
+    super::eventually(&format!("the pods of {namespace} are gone"), async || {
+        pods.list(&Default::default()).await.ok()?.items.is_empty().then_some(())
+    })
+    .await;
 }
 
 /// A stand-in that ended with its test no longer answers to the finalizers of its topics.
@@ -105,13 +150,12 @@ async fn release_kafka_topics(client: &Client, namespace: &str) {
 
 /// Applies objects that are written in YAML, each to the namespace unless it names another.
 pub async fn apply(client: &Client, namespace: &str, yaml: &str) {
-    let discovery = Discovery::new(client.clone()).run().await.unwrap();
     for document in serde_saphyr::from_multiple::<serde_json::Value>(yaml).unwrap() {
         let object: DynamicObject = serde_json::from_value(document).unwrap();
         let types = object.types.as_ref().expect("apiVersion and kind are given");
-        let (resource, capabilities) = discovery.resolve_typemeta(types).expect("the cluster knows this kind");
+        let (resource, scope) = served(client, types).await;
         let in_namespace = object.namespace().unwrap_or_else(|| namespace.to_owned());
-        let api: Api<DynamicObject> = match capabilities.scope {
+        let api: Api<DynamicObject> = match scope {
             Scope::Namespaced => Api::namespaced_with(client.clone(), &in_namespace, &resource),
             Scope::Cluster => Api::all_with(client.clone(), &resource),
         };
@@ -119,6 +163,19 @@ pub async fn apply(client: &Client, namespace: &str, yaml: &str) {
         let applied = api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await;
         applied.unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     }
+}
+
+/// How a kind is served. Only its own group is asked about: another API that does not answer is no matter.
+async fn served(client: &Client, types: &TypeMeta) -> (ApiResource, Scope) {
+    static KNOWN: Mutex<BTreeMap<(String, String), (ApiResource, Scope)>> = Mutex::new(BTreeMap::new());
+    let kind = (types.api_version.clone(), types.kind.clone());
+    if let Some(known) = KNOWN.lock().unwrap().get(&kind) {
+        return known.clone();
+    }
+    let pinned = discovery::pinned_kind(client, &GroupVersionKind::try_from(types).unwrap()).await;
+    let (resource, capabilities) = pinned.unwrap_or_else(|error| panic!("the cluster knows {kind:?}: {error}"));
+    KNOWN.lock().unwrap().insert(kind, (resource.clone(), capabilities.scope.clone()));
+    (resource, capabilities.scope)
 }
 
 /// What a pod needs in a namespace whose pods are restricted.
@@ -157,12 +214,32 @@ pub async fn wait_for<K, T>(api: &Api<K>, name: &str, what: &str, probe: impl Fn
 where
     K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
 {
-    let mut seen = None;
+    wait_within(DEADLINE, api, name, what, probe).await
+}
+
+/// The same, where it is promised when it happens.
+pub async fn wait_within<K, T>(
+    deadline: Duration,
+    api: &Api<K>,
+    name: &str,
+    what: &str,
+    probe: impl Fn(&K) -> Option<T>,
+) -> T
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
+{
+    let (mut seen, mut last_error) = (None, None);
     let mut states = Box::pin(watcher::watch_object(api.clone(), name).default_backoff());
     let found = async {
         while let Some(state) = states.next().await {
-            // A watch that breaks is taken up again by itself.
-            let Ok(state) = state else { continue };
+            let state = match state {
+                Ok(state) => state,
+                // A watch that breaks is taken up again by itself.
+                Err(error) => {
+                    last_error = Some(error);
+                    continue;
+                }
+            };
             if let Some(answer) = state.as_ref().and_then(&probe) {
                 return answer;
             }
@@ -173,8 +250,11 @@ where
         }
         unreachable!("the watch of one object never ends")
     };
-    let found = tokio::time::timeout(DEADLINE, found).await;
-    found.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain: {name}: {what}; last seen:\n{}", yaml(&seen)))
+    let found = tokio::time::timeout(deadline, found).await;
+    found.unwrap_or_else(|_| {
+        let error = last_error.map_or(String::new(), |error| format!("the watch broke: {error}\n"));
+        panic!("waited {deadline:?} in vain: {name}: {what}; {error}last seen:\n{}", yaml(&seen))
+    })
 }
 
 /// Waits until an object is gone.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -9,9 +10,12 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// A running `lazaret`. It is killed when this is dropped.
+/// A running `lazaret`. When this is dropped it is asked to stop, and has to do so with exit code 0: one that ended by itself,
+/// whatever the test has seen of it before, fails the test.
 pub struct Lazaret {
     child: Child,
+    /// Whether the test knows that it ended, or had it killed.
+    is_known_to_end: AtomicBool,
     output: Arc<Mutex<String>>,
     log: Arc<Mutex<String>>,
 }
@@ -26,9 +30,6 @@ impl Lazaret {
             .args(args)
             .env_remove("RUST_LOG")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
-            // As in an image of nothing but the program.
-            .env("SSL_CERT_FILE", "/nonexistent")
-            .env("SSL_CERT_DIR", "/nonexistent")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -37,7 +38,7 @@ impl Lazaret {
             .unwrap();
         let output = collect(child.stdout.take().unwrap());
         let log = collect(child.stderr.take().unwrap());
-        Self { child, output, log }
+        Self { child, is_known_to_end: AtomicBool::new(false), output, log }
     }
 
     pub fn pid(&self) -> u32 {
@@ -77,13 +78,18 @@ impl Lazaret {
         }
     }
 
+    /// Sends it a signal. Who sends KILL knows that it ends.
     pub fn signal(&self, name: &str) {
+        if name == "KILL" {
+            self.is_known_to_end.store(true, Ordering::Relaxed);
+        }
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
     /// Waits until it has ended by itself.
     pub fn ended(&mut self) -> ExitStatus {
+        self.is_known_to_end.store(true, Ordering::Relaxed);
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -103,11 +109,20 @@ impl Lazaret {
 
 impl Drop for Lazaret {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- output of lazaret\n{}--- log of lazaret\n{}", self.output(), self.log());
+        let said = |this: &Self| format!("--- output of lazaret\n{}--- log of lazaret\n{}", this.output(), this.log());
+        if std::thread::panicking() || self.is_known_to_end.load(Ordering::Relaxed) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            if std::thread::panicking() {
+                eprintln!("{}", said(self));
+            }
+        } else {
+            let before = self.child.try_wait().unwrap();
+            assert!(before.is_none(), "it ended by itself: {before:?}\n{}", said(self));
+            let status = self.stop();
+            assert!(status.success(), "it was asked to stop and ended with {status}\n{}", said(self));
         }
+        assert!(std::thread::panicking() || !self.log().contains("panicked"), "{}", said(self));
     }
 }
 

@@ -8,6 +8,8 @@ pub mod engine;
 pub mod lazaret;
 pub mod link;
 pub mod pipeline;
+pub mod pods;
+pub mod ports;
 pub mod processor;
 pub mod topics;
 

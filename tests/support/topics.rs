@@ -56,9 +56,9 @@ pub async fn write(
     (delivery.partition, delivery.offset)
 }
 
-/// Writes rounds of ten dead letters, seven of one error type and three of another, each in a transaction; every fourth is
-/// given up again. Returns how many there are then.
-pub fn write_in_transactions(address: &str, topic: &str, rounds: usize) -> usize {
+/// Writes rounds of dead letters, each in a transaction: of ten, seven are of one error type and three of another. Every fourth
+/// round is given up again. Returns how many there are then.
+pub fn write_in_transactions(address: &str, topic: &str, rounds: usize, letters: usize) -> usize {
     let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
         .set("bootstrap.servers", address)
         .set("transactional.id", super::unique("transactions"))
@@ -68,8 +68,8 @@ pub fn write_in_transactions(address: &str, topic: &str, rounds: usize) -> usize
     let is_given_up = |round: &usize| round % 4 == 3;
     for round in 0..rounds {
         producer.begin_transaction().unwrap();
-        for n in 0..10 {
-            let error_type = if n < 7 { "ValidationException" } else { "BusyException" };
+        for n in 0..letters {
+            let error_type = if n % 10 < 7 { "ValidationException" } else { "BusyException" };
             let headers = OwnedHeaders::new()
                 .insert(Header { key: "lazaret-error-type", value: Some(error_type) })
                 .insert(Header { key: "lazaret-reason", value: Some("Permanent") });
@@ -84,7 +84,7 @@ pub fn write_in_transactions(address: &str, topic: &str, rounds: usize) -> usize
             false => producer.commit_transaction(DEADLINE).unwrap(),
         }
     }
-    10 * (0..rounds).filter(|round| !is_given_up(round)).count()
+    letters * (0..rounds).filter(|round| !is_given_up(round)).count()
 }
 
 /// Writes a value to one partition.

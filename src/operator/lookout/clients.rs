@@ -1,20 +1,27 @@
 //! With what one Kafka is asked, and read.
 
 use crate::kafka::connection::Connection;
+use crate::kafka::groups::Groups;
 use crate::kafka::log_reader::LogReader;
 use crate::kafka::observer::{KafkaError, Observer};
 
 /// The clients for one Kafka.
 pub struct Kafka {
-    /// Asks.
+    /// Asks about topics.
     pub observer: Observer,
+    /// Asks about groups.
+    pub groups: Groups,
     /// Reads dead letters, and whether there is a record at all at the end of a partition.
     pub reader: LogReader,
 }
 
 impl Kafka {
-    /// Prepares both. Nothing is sent yet.
+    /// Prepares all of them. Nothing is asked yet.
     pub fn new(connection: &Connection) -> Result<Self, KafkaError> {
-        Ok(Self { observer: Observer::new(connection)?, reader: LogReader::new(connection)? })
+        Ok(Self {
+            observer: Observer::new(connection)?,
+            groups: Groups::new(connection)?,
+            reader: LogReader::new(connection)?,
+        })
     }
 }

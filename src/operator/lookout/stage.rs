@@ -98,8 +98,7 @@ impl StageLookout {
         workers: &Workers,
         now: Timestamp,
     ) -> Option<(Rebalance, i64)> {
-        let (stats, committed) =
-            tokio::join!(workers.stats(pods), kafka.observer.committed(self.view.group_id.clone()));
+        let (stats, committed) = tokio::join!(workers.stats(pods), kafka.groups.committed(self.view.group_id.clone()));
         let stats: Vec<_> = stats.into_iter().filter(|stats| stats.group_id == self.view.group_id).collect();
         match committed {
             Ok(committed) => {
@@ -244,7 +243,7 @@ impl StageLookout {
             return None;
         }
         let group = self.view.group_id.clone();
-        let described = kafka.observer.describe([group.clone()].into()).await;
+        let described = kafka.groups.describe([group.clone()].into()).await;
         let group = match described.map(|mut described| described.remove(&group)) {
             Ok(Some(Ok(group))) => group,
             Ok(Some(Err(error))) | Err(error) => {

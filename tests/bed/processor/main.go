@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
@@ -15,6 +17,13 @@ type order struct {
 }
 
 func main() {
+	// As the first process of its container it would otherwise not end on a signal.
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGTERM)
+	go func() {
+		<-asked
+		os.Exit(0)
+	}()
 	delay, err := time.ParseDuration(os.Getenv("START_DELAY"))
 	if err != nil {
 		panic(err)

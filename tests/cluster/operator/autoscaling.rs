@@ -8,7 +8,7 @@ use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use crate::prometheus::ExternalMetrics;
-use crate::site::{Site, in_site, in_site_alone};
+use crate::site::{Site, in_site};
 use crate::support::cluster::{kafka_from_here, wait_for};
 use crate::support::{eventually, topics};
 
@@ -48,11 +48,10 @@ async fn an_autoscaler_comes_and_goes_with_the_spec_and_decides_how_many_workers
     .await;
 }
 
-/// With a real Prometheus, and the adapter with the rule that the documentation gives. Alone, as whoever asks what the cluster
-/// serves is refused until an API that is new to it answers.
+/// With a real Prometheus, and the adapter with the rule that the documentation gives.
 #[tokio::test(flavor = "multi_thread")]
 async fn ready_records_bring_workers_and_records_that_wait_for_their_time_bring_none() {
-    in_site_alone("scaled", async |site| {
+    in_site("scaled", async |site| {
         let mut operator = site.operator();
         let address = operator.wait_for("listening address=").trim().to_owned();
         let _metrics = ExternalMetrics::start(&site.client, &site.namespace, &address, &documented_rules()).await;

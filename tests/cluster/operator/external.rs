@@ -25,7 +25,7 @@ async fn an_external_consumer_has_no_workers_and_its_lag_group_rebalances_and_de
         assert_eq!(names, [site.named("orders"), site.named("orders.dlt")]);
 
         // Each partition ends with what was given up, and with the marker of that, which nobody commits.
-        let written = topics::write_in_transactions(&kafka_from_here(), &site.named("orders"), 8);
+        let written = topics::write_in_transactions(&kafka_from_here(), &site.named("orders"), 8, 10);
         site.says("orders", "has a lag", |status| {
             (status.lag? >= written as i64 && status.retrying.is_none()).then_some(())
         })

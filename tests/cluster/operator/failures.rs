@@ -1,72 +1,34 @@
 //! What must not go wrong: permissions that are missing, an API server that is busy, objects that get in each other's way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{CustomResourceExt, Resource, ResourceExt};
 use lazaret::api::v1alpha1::ErrorHandlingPipeline;
 use serde_json::{Value, json};
 
-use crate::site::{Site, in_site, in_site_alone, kubeconfig};
+use crate::rights::{change_kubeconfig, set_rights};
+use crate::site::{Site, in_site, with_another_crd};
 use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::wait_until_gone;
-use crate::support::eventually;
-
-/// A kubeconfig of an account that may do what the chart's operator may, but for `without`.
-async fn kubeconfig_of(site: &Site, without: Option<&str>) -> String {
-    set_rights(site, without).await;
-    let accounts: Api<ServiceAccount> = Api::namespaced(site.client.clone(), &site.namespace);
-    let request = TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
-    let token = accounts.create_token_request("operator", &PostParams::default(), &request).await.unwrap();
-    let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(kubeconfig()).unwrap()).unwrap();
-    config["users"][0]["user"] = json!({"token": token.status.unwrap().token});
-    config["contexts"][0]["context"]["namespace"] = site.namespace.clone().into();
-    let path = format!("{}/{}.kubeconfig", env!("CARGO_TARGET_TMPDIR"), site.namespace);
-    std::fs::write(&path, config.to_string()).unwrap();
-    path
-}
-
-/// The chart's own rules, as it renders them for this one namespace.
-async fn set_rights(site: &Site, without: Option<&str>) {
-    let helm = crate::support::lazaret::bash(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/helm.sh"));
-    let namespace = &site.namespace;
-    let values = format!(
-        "--set watchNamespaces={{{namespace}}} --set serviceAccount.create=false --set serviceAccount.name=operator --set \
-         crds.install=false --set aggregateRoles.create=false --set fullnameOverride={namespace}"
-    );
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/lazaret");
-    let render = format!("{} template x {chart} -n {namespace} --kube-version 1.34.0 {values}", helm.trim());
-    let rendered = crate::support::lazaret::bash(&render);
-    site.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: operator}\n").await;
-    for mut object in serde_saphyr::from_multiple::<Value>(&rendered).unwrap() {
-        if !["Role", "RoleBinding"].contains(&object["kind"].as_str().unwrap_or_default()) {
-            continue;
-        }
-        for rule in object.get_mut("rules").and_then(Value::as_array_mut).into_iter().flatten() {
-            let resources = rule["resources"].as_array().unwrap();
-            if resources.iter().any(|name| name.as_str() == without) {
-                rule["verbs"].as_array_mut().unwrap().retain(|verb| verb != "patch" && verb != "create");
-            }
-        }
-        site.apply(&object.to_string()).await;
-    }
-}
+use crate::support::link::Link;
+use crate::support::{eventually, stays};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_charts_rights_everything_works_and_a_missing_one_is_named() {
     in_site("rights", async |site| {
-        let kubeconfig = kubeconfig_of(site, Some("deployments")).await;
-        let operator = site.operator_with(&site.namespace, &kubeconfig);
+        set_rights(&site.client, &site.namespace, Some("deployments")).await;
+        let operator = site.operator();
         site.apply(&site.pipeline("orders", "faultInjection: {enabled: true}")).await;
         let message = site.reason("orders", "Forbidden").await;
         for word in ["lacks a permission", "deployments.apps", "patch", &*site.namespace] {
             assert!(message.contains(word), "{word:?} is not in {message}");
         }
-        set_rights(site, None).await;
+        set_rights(&site.client, &site.namespace, None).await;
         site.reason("orders", "Ready").await;
         let events = eventually("an event", async || {
             let events = site.events("orders").await;
@@ -89,7 +51,7 @@ async fn with_the_charts_rights_everything_works_and_a_missing_one_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_refuses_each_write_a_few_times_is_asked_again() {
     in_site("refuses", async |site| {
-        let proxy = ApiProxy::start(site.client.clone(), &site.namespace, kubeconfig()).await;
+        let proxy = ApiProxy::start(&site.kubeconfig, &site.namespace).await;
         let mut seen = BTreeMap::new();
         proxy.disturb(move |method, path| {
             let is_write = method != Method::GET && !path.contains("/leases");
@@ -129,21 +91,28 @@ async fn an_api_server_that_refuses_each_write_a_few_times_is_asked_again() {
     .await;
 }
 
+/// The address of the API server in a kubeconfig.
+fn api_server(kubeconfig: &str) -> String {
+    let config: Value = serde_saphyr::from_str(&std::fs::read_to_string(kubeconfig).unwrap()).unwrap();
+    config["clusters"][0]["cluster"]["server"].as_str().unwrap().trim_start_matches("https://").to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_is_away_for_a_minute_is_found_again() {
-    in_site_alone("away", async |site| {
-        let mut operator = site.operator();
+    in_site("away", async |site| {
+        // Away for this operator alone: the others' tests go on.
+        let link = Link::to(&api_server(&site.kubeconfig)).await;
+        let by_link = change_kubeconfig(&site.kubeconfig, &format!("{}-link", site.namespace), |config| {
+            config["clusters"][0]["cluster"]["server"] = format!("https://{}", link.address).into();
+        });
+        let mut operator = site.operator_with(&site.namespace, &by_link);
         site.apply(&site.pipeline("orders", "")).await;
         site.reason("orders", "Ready").await;
-        let stop_and_go = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/pause.sh kube-apiserver 60");
-        crate::support::lazaret::bash(stop_and_go);
+        link.hold();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        link.mend();
         operator.wait_for("the lease is lost");
-        let change = json!({"spec": {"retry": {"maxAttempts": 3}}});
-        eventually("the API server takes a change", async || {
-            let parameters = PatchParams::default();
-            site.pipelines.patch("orders", &parameters, &Patch::Merge(change.clone())).await.ok()
-        })
-        .await;
+        site.merge("orders", json!({"spec": {"retry": {"maxAttempts": 3}}})).await;
         site.reason("orders", "Ready").await;
         assert_eq!(operator.grep(&["this replica acts now"]).len(), 2);
     })
@@ -294,15 +263,18 @@ async fn store_malformed(site: &Site, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_malformed_object_says_so_and_holds_up_nobody() {
-    in_site_alone("malformed", async |site| {
-        store_malformed(site, "broken").await;
+    in_site("malformed", async |site| {
+        with_another_crd(store_malformed(site, "broken")).await;
         let operator = site.operator();
         site.apply(&site.pipeline("orders", "")).await;
         site.reason("orders", "Ready").await;
         let told = async || site.events("broken").await.into_iter().find(|(reason, _)| reason == "InvalidSpec");
         let (_, note) = eventually("an event", told).await;
         assert!(note.contains("cannot be read"), "{note}");
-        // It is said once, and not tried again and again.
+        // It is said once, and not tried again and again: a change of it would be looked at after another retry of the same.
+        site.merge("orders", json!({"spec": {"retry": {"maxAttempts": 3}}})).await;
+        site.reason("orders", "Ready").await;
+        stays(Duration::from_secs(3), "it is not tried again", async || operator.grep(&["broken"]).len()).await;
         assert!(operator.grep(&["could not be reconciled", "broken"]).is_empty(), "{}", operator.log());
     })
     .await;

@@ -8,8 +8,8 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use lazaret::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalanceStatus};
 use serde_json::{Value, json};
 
-use crate::site::{Site, in_site, kubeconfig, metric};
-use crate::support::cluster::kafka_from_here;
+use crate::site::{Site, in_site, metric};
+use crate::support::cluster::{kafka_from_here, kubeconfig};
 use crate::support::lazaret::{Lazaret, bash};
 use crate::support::{eventually, topics};
 
@@ -85,7 +85,7 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         })
         .await;
 
-        drop(operator);
+        assert!(operator.stop().success());
         write(site, [-100]).await;
         let _again = site.operator();
         site.says("orders", "counts one more", |status| {

@@ -9,14 +9,14 @@ use kube::api::Api;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::site::{Site, in_site, kubeconfig, metric};
+use crate::site::{Site, in_site, metric};
 use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::wait_for;
 use crate::support::comes_to_rest;
 use crate::support::lazaret::Lazaret;
 
 async fn holder(site: &Site) -> Option<String> {
-    let leases: Api<Lease> = Api::default_namespaced(site.client.clone());
+    let leases: Api<Lease> = Api::namespaced(site.client.clone(), &site.namespace);
     leases.get_opt(&site.namespace).await.unwrap()?.spec?.holder_identity
 }
 
@@ -85,7 +85,7 @@ async fn an_operator_that_slept_through_its_lease_finds_out_before_it_acts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_killed_after_each_write_of_a_first_apply_ends_in_the_same_state() {
     in_site("killed", async |site| {
-        let proxy = ApiProxy::start(site.client.clone(), &site.namespace, kubeconfig()).await;
+        let proxy = ApiProxy::start(&site.kubeconfig, &site.namespace).await;
         site.apply(&site.pipeline("orders", "")).await;
         // Every operator gets one write further than the one before: it is killed as soon as it has sent it.
         let (sent, mut writes) = watch::channel(0);
@@ -101,14 +101,16 @@ async fn an_operator_that_is_killed_after_each_write_of_a_first_apply_ends_in_th
                 });
                 None
             });
-            let lease = format!("{}-{step}", site.namespace);
-            let mut operator = site.operator_with(&lease, &proxy.kubeconfig);
+            let mut operator = site.operator_with(&site.namespace, &proxy.kubeconfig);
             let is_ready = tokio::select! {
                 _ = writes.wait_for(|count| *count >= step) => false,
                 _ = site.reason("orders", "Ready") => true,
             };
             operator.signal("KILL");
             operator.ended();
+            // One that is killed gives nothing back, and the next would wait until the lease has expired.
+            let leases: Api<Lease> = Api::namespaced(site.client.clone(), &site.namespace);
+            let _ = leases.delete(&site.namespace, &Default::default()).await;
             if is_ready {
                 break;
             }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use axum::http::{Method, StatusCode};
 
-use crate::site::{KAFKA, Site, in_site, kubeconfig};
+use crate::site::{KAFKA, Site, in_site};
 use crate::support::api_proxy::ApiProxy;
 use crate::support::cluster::{kafka_from_here, wait_for, wait_until_gone};
 use crate::support::{eventually, topics};
@@ -156,7 +156,7 @@ async fn a_take_over_that_is_interrupted_is_finished_later() {
     in_site("interrupted", async |site| {
         let (name, kafka) = (site.named("orders"), kafka_from_here());
         topics::create(&kafka, &name, 2, &[("segment.ms", "60000")]).await;
-        let proxy = ApiProxy::start(site.client.clone(), &site.namespace, kubeconfig()).await;
+        let proxy = ApiProxy::start(&site.kubeconfig, &site.namespace).await;
         // It makes the KafkaTopic with all settings, and then comes no further.
         let (path, mut patches) = (format!("/kafkatopics/{name}"), 0);
         proxy.disturb(move |method, at| {

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams, LogParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::site::{Site, in_site};
+use crate::site::{Site, in_site, in_site_where};
 use crate::support::cluster::{image, kafka_from_here, wait_for, wait_until_gone};
 use crate::support::{eventually, topics};
 
@@ -218,7 +218,7 @@ async fn trouble(site: &Site, reasons: &[&str], words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn why_a_pod_does_not_run_is_said_in_its_own_words() {
-    in_site("trouble", async |site| {
+    in_site_where("trouble", &["orders-"], async |site| {
         let _operator = site.operator();
         let group = site.named("retry");
         let template = |template: &str| format!("retry: {{groupId: {group}, template: {{{template}}}}}");
@@ -232,11 +232,13 @@ async fn why_a_pod_does_not_run_is_said_in_its_own_words() {
             topics::write(&producer, &site.named("orders.retry"), None, Some(&[b'x'; 900_000]), None).await;
         }
         trouble(site, &["CrashLoopBackOff", "OOMKilled"], &["orders-retry-", "OOMKilled"]).await;
-        // Nothing trusts anybody in an image of one program: this worker says so and ends.
-        let secure = template("") + "\nprocessor: {http: {url: 'https://orders.example'}}";
-        site.apply(&site.pipeline("orders", &secure)).await;
+        // A worker that trusts nobody cannot call its processor: it says so and ends.
+        let secure = |more: &str| template(more) + "\nprocessor: {http: {url: 'https://orders.example'}}";
+        let nobody = "container: {env: [{name: SSL_CERT_FILE, value: /nobody}, {name: SSL_CERT_DIR, value: /nobody}]}";
+        site.apply(&site.pipeline("orders", &secure(nobody))).await;
         trouble(site, &["CrashLoopBackOff"], &["Error, exit code 2"]).await;
-        site.apply(&site.pipeline("orders", &template(""))).await;
+        // The image has the certificates of those that everybody trusts.
+        site.apply(&site.pipeline("orders", &secure(""))).await;
         site.reason("orders", "Ready").await;
     })
     .await;
@@ -280,7 +282,7 @@ async fn a_container_beside_the_worker_is_called_with_each_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_waits_for_the_container_beside_it() {
-    in_site("beside", async |site| {
+    in_site_where("beside", &["orders-"], async |site| {
         let _operator = site.operator();
         // It ends at once, as it has nothing to run.
         let container = format!("processor: {{container: {{image: '{}', args: [worker]}}}}", image());

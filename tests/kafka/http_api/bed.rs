@@ -1,6 +1,7 @@
 //! What the tests stand on: the API in this process, a client that checks each answer against the served document, and
 //! a broker or its absence.
 
+use crate::support::ports::closed_port;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -312,11 +313,6 @@ impl Bed {
         stream.write_all(request.as_bytes()).await.unwrap();
         self.get("/healthz").await;
     }
-}
-
-/// An address where nobody listens.
-pub fn closed_port() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 fn pipelines(yaml: &str) -> Vec<Pipeline> {

@@ -1,0 +1,117 @@
+//! How the pods of a namespace end. A Deployment heals what a worker does wrong: it is back within seconds, and what was Ready
+//! is Ready still. So each end is noted when it happens, and those that a test did not expect fail it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use kube::api::{Api, LogParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use tokio::task::JoinHandle;
+
+/// An end of a container that nobody asked for: with another exit code than 0, or with a restart after it.
+#[derive(Clone, Debug)]
+pub struct BadEnd {
+    pub pod: String,
+    pub container: String,
+    pub exit_code: i32,
+    pub reason: String,
+    /// The last lines of its log.
+    pub log: String,
+}
+
+impl fmt::Display for BadEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pod, container, exit_code, reason, log } = self;
+        write!(f, "container {container} of pod {pod} ended with exit code {exit_code} ({reason}); its log:\n{log}")
+    }
+}
+
+/// One end: of which pod, of which container, and how often the container had ended before.
+type End = (String, String, i32);
+
+/// Watches the pods of one namespace, for as long as this lives. A list afterwards would not do: pods that were rolled or
+/// scaled away are gone by then, and how they ended is told only once, in the last change before they go.
+pub struct PodWatch {
+    seen: Arc<Mutex<BTreeMap<End, BadEnd>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for PodWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl PodWatch {
+    pub fn start(client: &Client, namespace: &str) -> Self {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let seen = Arc::<Mutex<BTreeMap<_, _>>>::default();
+        let task = tokio::spawn(watch(pods, seen.clone()));
+        Self { seen, task }
+    }
+
+    /// The ends so far that were not clean, but for those of pods whose name begins with one of `excused`.
+    pub fn bad_ends(&self, excused: &[String]) -> Vec<BadEnd> {
+        let is_excused = |pod: &str| excused.iter().any(|prefix| pod.starts_with(prefix));
+        self.seen.lock().unwrap().values().filter(|end| !is_excused(&end.pod)).cloned().collect()
+    }
+}
+
+async fn watch(pods: Api<Pod>, seen: Arc<Mutex<BTreeMap<End, BadEnd>>>) {
+    let events = watcher(pods.clone(), watcher::Config::default()).default_backoff();
+    pin_mut!(events);
+    while let Some(event) = events.next().await {
+        let (watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) | watcher::Event::Delete(pod)) = (match event {
+            Ok(event) => event,
+            Err(_) => continue, // a watch that breaks is taken up again by itself
+        }) else {
+            continue;
+        };
+        let status = pod.status.clone().unwrap_or_default();
+        let all =
+            status.container_statuses.into_iter().flatten().chain(status.init_container_statuses.into_iter().flatten());
+        for container in all {
+            for (number, ended, is_previous) in ends(&container) {
+                let end = (pod.name_any(), container.name.clone(), number);
+                if seen.lock().unwrap().contains_key(&end) {
+                    continue;
+                }
+                let log = log(&pods, &end.0, &end.1, is_previous).await;
+                let bad = BadEnd {
+                    pod: end.0.clone(),
+                    container: end.1.clone(),
+                    exit_code: ended.exit_code,
+                    reason: ended.reason.unwrap_or_default(),
+                    log,
+                };
+                seen.lock().unwrap().insert(end, bad);
+            }
+        }
+    }
+}
+
+/// The ends in a status that were not clean, each with its number, and whether another start followed it.
+fn ends(container: &ContainerStatus) -> Vec<(i32, ContainerStateTerminated, bool)> {
+    let now = container.state.clone().and_then(|state| state.terminated).filter(|ended| ended.exit_code != 0);
+    // What was started again should not have ended at all.
+    let before =
+        container.last_state.clone().and_then(|state| state.terminated).filter(|_| container.restart_count > 0);
+    let now = now.map(|ended| (container.restart_count, ended, false));
+    let before = before.map(|ended| (container.restart_count - 1, ended, true));
+    now.into_iter().chain(before).collect()
+}
+
+async fn log(pods: &Api<Pod>, pod: &str, container: &str, previous: bool) -> String {
+    let parameters =
+        LogParams { container: Some(container.to_owned()), previous, tail_lines: Some(50), ..LogParams::default() };
+    match tokio::time::timeout(Duration::from_secs(5), pods.logs(pod, &parameters)).await {
+        Ok(Ok(log)) => log,
+        Ok(Err(error)) => format!("it is gone: {error}"),
+        Err(_) => "it could not be read within 5 s".to_owned(),
+    }
+}
