@@ -1,14 +1,15 @@
 //! The image of this tree on a real Kubernetes with a real Kafka and Strimzi's resources.
 
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DynamicObject, ListParams, LogParams};
+use kube::{Client, ResourceExt, discovery};
+
 use crate::support::cluster::{
     self, KAFKA, KAFKA_NAMESPACE, apply, deployment, in_namespace, in_namespace_where, kafka_from_here, wait_for,
     worker,
 };
 use crate::support::{eventually, topics, unique};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DynamicObject, ListParams, LogParams};
-use kube::{Client, ResourceExt, discovery};
 
 /// The log of the only pod that a Deployment has, once it satisfies the test.
 async fn log_with(client: &Client, namespace: &str, deployment: &str, text: &str) -> String {

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, stream};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
 use crate::site::{Site, in_site, metric};
 use crate::support::cluster::kafka_from_here;
 use crate::support::lazaret::{Lazaret, bash};
 use crate::support::{comes_to_rest, eventually_within, stays, topics};
-use futures::{StreamExt, stream};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))

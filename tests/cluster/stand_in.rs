@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::support::cluster::{condition, in_namespace, kafka_from_here, wait_for, wait_until_gone};
-use crate::support::topics;
-use crate::topic_operator;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
+
+use crate::support::cluster::{condition, in_namespace, kafka_from_here, wait_for, wait_until_gone};
+use crate::support::topics;
+use crate::topic_operator;
 
 const OBSERVED: &str = include_str!("../bed/topic_operator/observed.txt");
 

@@ -8,16 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::cluster::{
-    KAFKA, KAFKA_NAMESPACE, apply, bed_up, client_of, condition, in_namespace_of, kafka_from_here, wait_for,
-    wait_until_gone, worker,
-};
-use crate::support::{DEADLINE, topics, unique};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use kube::api::{Api, DynamicObject};
 use kube::{Client, discovery};
 use sha2::{Digest, Sha256};
+
+use crate::support::cluster::{
+    KAFKA, KAFKA_NAMESPACE, apply, bed_up, client_of, condition, in_namespace_of, kafka_from_here, wait_for,
+    wait_until_gone, worker,
+};
+use crate::support::{DEADLINE, topics, unique};
 
 fn script(name: &str) -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bed").join(name))

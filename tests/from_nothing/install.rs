@@ -9,17 +9,18 @@
 
 use std::process::Command;
 
-use crate::support::cluster::{bed_up, client_of, kafka_from_here, wait_for};
-use crate::support::eventually;
-use crate::support::lazaret::bash;
-use crate::support::pods::PodWatch;
-use crate::support::topics::{Seen, delete_records, read_all, write_in_transactions};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use kube::api::Api;
 use lazaret::api::v1alpha1::ErrorHandlingPipeline;
 use serde_json::{Value, json};
+
+use crate::support::cluster::{bed_up, client_of, kafka_from_here, wait_for};
+use crate::support::eventually;
+use crate::support::lazaret::bash;
+use crate::support::pods::PodWatch;
+use crate::support::topics::{Seen, delete_records, read_all, write_in_transactions};
 
 const NAMESPACE: &str = "kafka";
 

@@ -3,10 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::support::engine::Engine;
-use crate::support::pipeline::pipeline;
-use crate::support::topics::{self, committed, delete_records, producer, read_all, write, write_in_transactions};
-use crate::support::{Broker, DEADLINE, eventually, kafka, unique};
 use lazaret::domain::dead_letters::{DeadLetters, Summary};
 use lazaret::domain::group::{GroupView, RebalanceReason, compare};
 use lazaret::domain::provenance::Stage;
@@ -19,6 +15,11 @@ use lazaret::kafka::observer::Observer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
+
+use crate::support::engine::Engine;
+use crate::support::pipeline::pipeline;
+use crate::support::topics::{self, committed, delete_records, producer, read_all, write, write_in_transactions};
+use crate::support::{Broker, DEADLINE, eventually, kafka, unique};
 
 struct Bed {
     observer: Observer,

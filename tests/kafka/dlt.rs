@@ -2,11 +2,12 @@
 
 use std::process::{Command, Output};
 
-use crate::support::{DEADLINE, kafka, topics, unique};
 use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde_json::Value;
+
+use crate::support::{DEADLINE, kafka, topics, unique};
 
 fn dlt(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lazaret")).arg("dlt").args(arguments).output().unwrap()

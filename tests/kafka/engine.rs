@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::engine::Engine;
-use crate::support::pipeline::pipeline;
-use crate::support::processor::Endpoint;
-use crate::support::topics::{Seen, commit, committed, producer, read_all, write, write_to};
-use crate::support::{Broker, eventually, stays, unique};
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::counter::Counter;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
+
+use crate::support::engine::Engine;
+use crate::support::pipeline::pipeline;
+use crate::support::processor::Endpoint;
+use crate::support::topics::{Seen, commit, committed, producer, read_all, write, write_to};
+use crate::support::{Broker, HEAVY, eventually, stays, unique};
 
 const RULES: &str = "
 processor: {rules: [{when: value.amount < 0, error: 'ValidationException: Invalid amount'}]}
@@ -349,6 +350,7 @@ async fn a_partition_whose_offsets_went_back_is_read_anew_and_nothing_is_skipped
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backlog_beyond_the_memory_cap_waits_in_kafka_and_then_flows_without_a_duplicate() {
+    let _alone = HEAVY.acquire().await.unwrap();
     let broker = Broker::Kafka; // the embedded broker keeps too little for a backlog
     let endpoint = Endpoint::start().await;
     let topic = unique("backlog");

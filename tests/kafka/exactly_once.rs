@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::engine::Engine;
-use crate::support::pipeline::pipeline;
-use crate::support::topics::{committed, producer, read_all, write};
-use crate::support::{Broker, eventually, kafka, unique};
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use rdkafka::producer::Producer;
 use serde_json::json;
+
+use crate::support::engine::Engine;
+use crate::support::pipeline::pipeline;
+use crate::support::topics::{committed, producer, read_all, write};
+use crate::support::{Broker, eventually, kafka, unique};
 
 const RULES: &str = "
 processor: {rules: [

@@ -1,13 +1,14 @@
 //! Partitions that change hands, and stages that stop.
 
+use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::provenance::Stage;
+use serde_json::{Value, json};
+
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{producer, read_all, write, write_to};
-use crate::support::{Broker, eventually, kafka, unique};
-use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
-use serde_json::{Value, json};
+use crate::support::{Broker, HEAVY, eventually, kafka, unique};
 
 fn calling(endpoint: &Endpoint, more: &str) -> String {
     format!("processor: {{http: {{url: '{}'}}, maxInFlight: 16}}\n{more}", endpoint.url)
@@ -70,6 +71,7 @@ async fn what_was_finished_during_a_long_drain_is_not_processed_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_was_paused_when_it_was_taken_away_is_read_on_when_it_comes_back() {
+    let _alone = HEAVY.acquire().await.unwrap();
     let broker = Broker::Kafka; // the embedded broker keeps too little for a backlog
     let endpoint = Endpoint::start().await;
     let topic = unique("paused");
@@ -105,53 +107,68 @@ async fn a_partition_that_was_paused_when_it_was_taken_away_is_read_on_when_it_c
     first.stop().await;
 }
 
+/// However a group deals out its partitions, each record is processed once and a rebalance counts once.
+async fn each_record_is_processed_once_and_a_rebalance_counts_once(way: &str) {
+    let endpoint = Endpoint::start().await;
+    let topic = unique("dealt");
+    let spec =
+        format!("topic: {{name: {topic}, partitions: 4}}\nconsumer: {{sessionTimeout: 6s, drainTimeout: 4s, {way}}}\n");
+    let pipeline = pipeline(&topic, &(spec + &calling(&endpoint, "ordering: Key")));
+    Broker::Kafka.create_topics(&pipeline).await;
+    let producer = producer(kafka());
+    let write_some = async |from: i32| {
+        for n in from..from + 100 {
+            let value = json!({"id": n.to_string(), "pauseMs": 20, "answers": [if n % 10 == 0 { 422 } else { 200 }]});
+            write_to(&producer, &topic, n % 4, value.to_string().as_bytes()).await;
+        }
+    };
+    let start = async || Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+    let assigned = |engine: &Engine| engine.metrics(Stage::Main).assignment().len();
+    let first = start().await;
+    write_some(0).await;
+    let second = start().await;
+    write_some(100).await;
+    let shared = async || (assigned(&first) == 2 && assigned(&second) == 2).then_some(());
+    eventually("the partitions are shared", shared).await;
+    write_some(200).await;
+    assert!(second.stop().await.clean, "{way}");
+    write_some(300).await;
+    eventually("the first one has all of them again", async || (assigned(&first) == 4).then_some(())).await;
+    let all = async || {
+        let letters = read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len();
+        (endpoint.calls().len() + letters >= 440).then_some(())
+    };
+    eventually("all records are settled", all).await;
+    assert_eq!(first.metrics(Stage::Main).rebalances.get(), 3, "{way}: joined, gave up two, got them back");
+    assert!(first.stop().await.clean, "{way}");
+    let mut ids: Vec<_> = endpoint.calls().iter().map(|call| call.id()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), endpoint.calls().len()), (400, 400), "{way}");
+    assert_eq!(read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len(), 40, "{way}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn however_a_group_deals_out_its_partitions_each_record_is_processed_once_and_a_rebalance_counts_once() {
-    for way in [
-        "assignor: CooperativeSticky",
-        "assignor: Range",
-        "assignor: RoundRobin",
-        "groupProtocol: Consumer",
-        "staticMembership: true",
-    ] {
-        let endpoint = Endpoint::start().await;
-        let topic = unique("dealt");
-        let spec = format!(
-            "topic: {{name: {topic}, partitions: 4}}\nconsumer: {{sessionTimeout: 6s, drainTimeout: 4s, {way}}}\n"
-        );
-        let pipeline = pipeline(&topic, &(spec + &calling(&endpoint, "ordering: Key")));
-        Broker::Kafka.create_topics(&pipeline).await;
-        let producer = producer(kafka());
-        let write_some = async |from: i32| {
-            for n in from..from + 100 {
-                let value =
-                    json!({"id": n.to_string(), "pauseMs": 20, "answers": [if n % 10 == 0 { 422 } else { 200 }]});
-                write_to(&producer, &topic, n % 4, value.to_string().as_bytes()).await;
-            }
-        };
-        let start = async || Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
-        let assigned = |engine: &Engine| engine.metrics(Stage::Main).assignment().len();
-        let first = start().await;
-        write_some(0).await;
-        let second = start().await;
-        write_some(100).await;
-        let shared = async || (assigned(&first) == 2 && assigned(&second) == 2).then_some(());
-        eventually("the partitions are shared", shared).await;
-        write_some(200).await;
-        assert!(second.stop().await.clean, "{way}");
-        write_some(300).await;
-        eventually("the first one has all of them again", async || (assigned(&first) == 4).then_some(())).await;
-        let all = async || {
-            let letters = read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len();
-            (endpoint.calls().len() + letters >= 440).then_some(())
-        };
-        eventually("all records are settled", all).await;
-        assert_eq!(first.metrics(Stage::Main).rebalances.get(), 3, "{way}: joined, gave up two, got them back");
-        assert!(first.stop().await.clean, "{way}");
-        let mut ids: Vec<_> = endpoint.calls().iter().map(|call| call.id()).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!((ids.len(), endpoint.calls().len()), (400, 400), "{way}");
-        assert_eq!(read_all(kafka(), &pipeline.policy.default.dead_letter_topic).len(), 40, "{way}");
-    }
+async fn each_record_is_processed_once_where_cooperative_sticky_deals_out_partitions() {
+    each_record_is_processed_once_and_a_rebalance_counts_once("assignor: CooperativeSticky").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_record_is_processed_once_where_range_deals_out_partitions() {
+    each_record_is_processed_once_and_a_rebalance_counts_once("assignor: Range").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_record_is_processed_once_where_round_robin_deals_out_partitions() {
+    each_record_is_processed_once_and_a_rebalance_counts_once("assignor: RoundRobin").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_record_is_processed_once_where_the_broker_deals_out_partitions() {
+    each_record_is_processed_once_and_a_rebalance_counts_once("groupProtocol: Consumer").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_record_is_processed_once_where_members_are_static() {
+    each_record_is_processed_once_and_a_rebalance_counts_once("staticMembership: true").await;
 }

@@ -1,14 +1,15 @@
 //! Retries that keep their record's place, on the embedded broker and on Apache Kafka.
 
+use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::policy::Mode;
+use lazaret::domain::provenance::Stage;
+use serde_json::{Value, json};
+
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::processor::{Call, Endpoint};
 use crate::support::topics::{Seen, committed, producer, read_all, write};
 use crate::support::{Broker, eventually, unique};
-use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::policy::Mode;
-use lazaret::domain::provenance::Stage;
-use serde_json::{Value, json};
 
 /// One partition, so that only keys keep records apart.
 fn keeping_order(name: &str, endpoint: &Endpoint, at_once: usize, retry: &str) -> Pipeline {

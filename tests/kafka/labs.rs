@@ -3,10 +3,11 @@
 //! On the embedded broker they run on `examples/orders.yaml` as it is. On Apache Kafka, which the tests share, the same
 //! file gets topic and group names of its own.
 
+use serde_json::{Value, json};
+
 use crate::support::lazaret::{Lazaret, bash, stats};
 use crate::support::topics::{Seen, read_all};
 use crate::support::{eventually, kafka, unique};
-use serde_json::{Value, json};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/orders.yaml");
 

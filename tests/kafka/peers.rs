@@ -3,17 +3,18 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use lazaret::domain::pipeline::Pipeline;
+use serde_json::{Value, json};
+
 use crate::support::lazaret::{Lazaret, bash, stats};
 use crate::support::pipeline::{pipeline, yaml};
 use crate::support::ports::free_port;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{producer, write};
 use crate::support::{Broker, eventually, kafka, unique};
-use axum::Router;
-use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri};
-use lazaret::domain::pipeline::Pipeline;
-use serde_json::{Value, json};
 
 /// A pipeline that workers run, and where its file is.
 struct Bed {

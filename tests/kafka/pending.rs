@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::provenance::Stage;
+use rdkafka::message::{Header, OwnedHeaders};
+use serde_json::json;
+
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::processor::{Endpoint, now};
 use crate::support::topics::{delete_records, producer, write};
 use crate::support::{Broker, eventually, kafka, unique};
-use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
-use rdkafka::message::{Header, OwnedHeaders};
-use serde_json::json;
 
 async fn bed(name: &str, endpoint: &Endpoint, retry: &str) -> Pipeline {
     let topic = unique(name);

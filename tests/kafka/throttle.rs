@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::provenance::Stage;
+use lazaret::worker::metrics::BreakerView;
+use serde_json::json;
+
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{Seen, committed, producer, read_all, write};
 use crate::support::{Broker, comes_to_rest, eventually, stays, unique};
-use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
-use lazaret::worker::metrics::BreakerView;
-use serde_json::json;
 
 /// Calls at once, and so how many may end after the one that opened the breaker.
 const AT_ONCE: usize = 8;

@@ -3,6 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use lazaret::domain::pipeline::Pipeline;
+use lazaret::domain::provenance::Stage;
+use rdkafka::message::{Header, OwnedHeaders};
+use serde_json::json;
+
 use crate::support::collector::{Collector, Sent};
 use crate::support::engine::Engine;
 use crate::support::lazaret::Lazaret;
@@ -11,10 +16,6 @@ use crate::support::ports::closed_port;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{Seen, producer, read_all, write};
 use crate::support::{Broker, unique};
-use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
-use rdkafka::message::{Header, OwnedHeaders};
-use serde_json::json;
 
 /// The span of whoever produced a record.
 const PRODUCED: (&str, &str) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");

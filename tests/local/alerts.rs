@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::helm::helm;
 use serde_json::Value;
+
+use crate::helm::helm;
 
 /// Has promtool built, and says where it is.
 fn promtool() -> PathBuf {

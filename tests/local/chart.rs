@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::helm::helm;
 use insta::assert_snapshot;
 use k8s_openapi::api::{
     apps::v1 as apps, core::v1 as core, networking::v1 as networking, policy::v1 as policy, rbac::v1 as rbac,
@@ -16,6 +15,8 @@ use k8s_openapi::api::{
 use lazaret::api::file;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+
+use crate::helm::helm;
 
 const CHART: &str = "charts/lazaret";
 

@@ -27,6 +27,9 @@ use lazaret_lib::kafka::topics::Topics;
 /// How long a test waits for what must happen. Nothing should take nearly as long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Of the tests that take a hundred megabytes or a processor for themselves, one at a time.
+pub static HEAVY: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
+
 /// The real Kafka of the tests. It is started when nobody has done so.
 pub fn kafka() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();

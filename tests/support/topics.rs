@@ -1,6 +1,7 @@
 //! Records into topics and out of them, with clients that know nothing of Lazaret.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication};
@@ -35,7 +36,15 @@ impl Seen {
     }
 }
 
+/// A producer as others use them. Of the tests' Kafka there is one, however often it is asked for: a client costs threads,
+/// connections and the time in which it learns of the cluster.
 pub fn producer(address: &str) -> FutureProducer {
+    static OF_KAFKA: OnceLock<FutureProducer> = OnceLock::new();
+    let is_shared = std::env::var("LAZARET_TEST_KAFKA").is_ok_and(|shared| shared == address);
+    if is_shared { OF_KAFKA.get_or_init(|| new_producer(address)).clone() } else { new_producer(address) }
+}
+
+fn new_producer(address: &str) -> FutureProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address).set("partitioner", "murmur2_random").set("linger.ms", "5");
     config.set("message.max.bytes", "10000000").set("acks", "all");
