@@ -148,9 +148,9 @@ pub fn run(cli: Cli) -> ExitCode {
         telemetry::init(cli.log_format.unwrap_or_default());
     }
     let result = match cli.command {
-        Command::Dev(args) => block_on(dev(args)),
-        Command::Worker(args) => block_on(worker(args)),
-        Command::Operator(args) => block_on(operator(args)),
+        Command::Dev(args) => serve(|shutdown| dev(args, shutdown)),
+        Command::Worker(args) => serve(|shutdown| worker(args, shutdown)),
+        Command::Operator(args) => serve(|shutdown| operator(args, shutdown)),
         Command::Crds => print(&api::crds()),
         Command::Plugin(command) => block_on(plugin(command)),
     };
@@ -169,6 +169,17 @@ fn print(text: &str) -> Result<()> {
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("standard output cannot be written")
 }
 
+/// Runs what goes on until it is asked to stop.
+///
+/// Requests to stop are listened for before anything else is done. The first process of a container is sent SIGTERM once, and
+/// nothing happens where it does not listen yet: a worker that is deleted while it starts would be killed half a minute later.
+fn serve<F: Future<Output = Result<()>>>(command: impl FnOnce(Shutdown) -> F) -> Result<()> {
+    block_on(async {
+        let shutdown = Shutdown::listen().context("cannot listen for signals")?;
+        command(shutdown).await
+    })
+}
+
 /// Runs to the end, and then waits for nothing more: a question to a Kafka that hangs must not keep the process.
 fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("the runtime could not be started")?;
@@ -177,10 +188,9 @@ fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
     result
 }
 
-async fn dev(args: DevArgs) -> Result<()> {
+async fn dev(args: DevArgs, mut shutdown: Shutdown) -> Result<()> {
     let pipelines = read(&args.files)?;
     let DevArgs { bootstrap_servers, listen, .. } = args;
-    let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
     let mut dev = Dev::open(DevSettings { pipelines, bootstrap_servers, listen, name: process_name() }).await?;
     let started = tokio::select! {
         started = dev.start() => started.map(|()| true)?,
@@ -197,11 +207,10 @@ async fn dev(args: DevArgs) -> Result<()> {
     end(dev.stop(), shutdown, failed).await
 }
 
-async fn worker(args: WorkerArgs) -> Result<()> {
+async fn worker(args: WorkerArgs, mut shutdown: Shutdown) -> Result<()> {
     let pipelines = read(&args.files)?;
     let connection = Connection::new(kafka_of(&pipelines, args.bootstrap_servers)?);
     let stages = pipelines.into_iter().map(|pipeline| (Arc::new(pipeline), args.stage.into())).collect();
-    let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
     let peers = args.peers.iter().flat_map(|names| names.split(',')).map(|name| name.trim().to_owned()).collect();
     let settings = ProcessSettings { stages, connection, listen: args.listen, peers, name: process_name() };
     let mut process = Process::open(settings).await?;
@@ -213,9 +222,8 @@ async fn worker(args: WorkerArgs) -> Result<()> {
     end(process.stop(), shutdown, failed).await
 }
 
-async fn operator(args: OperatorArgs) -> Result<()> {
+async fn operator(args: OperatorArgs, mut shutdown: Shutdown) -> Result<()> {
     let OperatorArgs { namespaces, worker_image, listen, lease } = args;
-    let mut shutdown = Shutdown::listen().context("cannot listen for signals")?;
     let settings = OperatorSettings { namespaces, worker_image, listen, lease, name: process_name() };
     Ok(operator::run(settings, shutdown.requested()).await?)
 }

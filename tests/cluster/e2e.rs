@@ -101,8 +101,18 @@ async fn a_kafkatopic_makes_the_topic_and_its_deletion_removes_it() {
     has(None).await;
 }
 
-/// Asks the test below to fail, in a process of its own.
+/// Asks one of the tests below to fail, in a process of its own.
 const FAIL: &str = "LAZARET_FAIL";
+
+/// Runs a test of this file in a process of its own, asks it to fail, and returns what it says then.
+fn fail(test: &str) -> String {
+    let this = std::env::current_exe().unwrap();
+    let name = format!("e2e::{test}");
+    let run = std::process::Command::new(this).args(["--exact", &name]).env(FAIL, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
+    assert!(!run.status.success() && said.contains("1 failed"), "{said}");
+    said.into_owned()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_that_fails_prints_events_logs_and_objects_of_its_namespace() {
@@ -114,14 +124,42 @@ async fn a_test_that_fails_prints_events_logs_and_objects_of_its_namespace() {
         })
         .await;
     }
-    let this = std::env::current_exe().unwrap();
-    let name = "a_test_that_fails_prints_events_logs_and_objects_of_its_namespace";
-    let run = std::process::Command::new(this).args(["--exact", name]).env(FAIL, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&run.stdout) + String::from_utf8_lossy(&run.stderr);
-    assert!(!run.status.success());
+    let said = fail("a_test_that_fails_prints_events_logs_and_objects_of_its_namespace");
     assert!(said.contains("on purpose"), "{said}");
     assert!(said.contains("ReplicaSet/cannot-start-") && said.contains(": SuccessfulCreate: "), "events\n{said}");
     assert!(said.contains("error: invalid value 'neither' for '--stage <STAGE>'"), "logs\n{said}");
     assert!(said.contains("# Deployment cannot-start"), "objects\n{said}");
     assert!(!said.contains("managedFields"), "what nobody reads is left out\n{said}");
+}
+
+/// The one container of the one pod of a namespace, as its number in containerd and how often it was restarted.
+async fn container(client: &Client, namespace: &str) -> Option<(String, i32)> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let status = pods.list(&Default::default()).await.ok()?.items.pop()?.status?.container_statuses?.pop()?;
+    status.state?.running?;
+    Some((status.container_id?.trim_start_matches("containerd://").to_owned(), status.restart_count))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_killed_fails_the_test_that_it_happens_in_with_its_exit_code_and_its_log() {
+    if std::env::var_os(FAIL).is_some() {
+        return in_namespace("killed", async |client, namespace| {
+            apply(&client, namespace, &worker("worker", "nobodys")).await;
+            let running = async || container(&client, namespace).await;
+            let (id, _) = eventually("it runs", running).await;
+            log_with(&client, namespace, "worker", "listening").await;
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bed/in.sh");
+            let kill = ["ctr", "-n", "k8s.io", "task", "kill", "-s", "SIGKILL", &id];
+            assert!(std::process::Command::new(script).args(kill).status().unwrap().success());
+            // It is back at once, and nothing else of the test would tell.
+            eventually("it runs again", async || (running().await?.1 == 1).then_some(())).await;
+        })
+        .await;
+    }
+    let said = fail("a_pod_that_is_killed_fails_the_test_that_it_happens_in_with_its_exit_code_and_its_log");
+    let told =
+        said.lines().find(|line| line.contains("container lazaret of pod worker-")).unwrap_or_else(|| panic!("{said}"));
+    assert!(told.contains("ended with exit code 137"), "{told}");
+    let (_, log) = said.split_once(told).unwrap();
+    assert!(log.lines().nth(1).is_some_and(|line| line.contains("listening") || line.contains("\"level\"")), "{said}");
 }

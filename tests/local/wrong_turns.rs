@@ -1,5 +1,7 @@
 //! What a user gets who takes a wrong turn: one clear line and exit code 2, or an answer that says what is awaited.
 
+use std::io::Write;
+
 use crate::support::eventually;
 use crate::support::lazaret::{Lazaret, bash, run};
 use crate::support::pipeline::yaml;
@@ -251,4 +253,23 @@ fn an_operator_without_a_cluster_says_so_and_ends() {
     let (code, error) = asked(None, &["operator", "--worker-image", "x"]);
     assert_eq!(code, Some(1));
     assert!(error.starts_with("lazaret: no cluster is configured: run in a pod with a service account"), "{error}");
+}
+
+/// In a container it is the first process: a signal that it does not listen for yet is lost, and it would be killed half a minute
+/// later.
+#[test]
+fn a_worker_that_is_asked_to_stop_while_it_reads_its_configuration_stops() {
+    let fifo = std::env::temp_dir().join(format!("{}.yaml", crate::support::unique("starts")));
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let (path, nobody) = (fifo.display().to_string(), closed_port());
+    let worker = ["worker", "--stage", "main", "--file", &path, "--bootstrap-servers", &nobody];
+    let mut lazaret = Lazaret::start(&[&worker[..], &["--listen", "127.0.0.1:0"]].concat());
+    // This returns when the worker has opened the other end, and waits for what is in it.
+    let mut configuration = std::fs::File::create(&fifo).unwrap();
+    lazaret.signal("TERM");
+    configuration.write_all(yaml("orders", RULES).as_bytes()).unwrap();
+    drop(configuration);
+    assert!(lazaret.ended().success(), "{}", lazaret.log());
+    std::fs::remove_file(fifo).unwrap();
 }

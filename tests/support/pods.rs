@@ -95,6 +95,9 @@ async fn watch(pods: Api<Pod>, seen: Arc<Mutex<BTreeMap<End, BadEnd>>>) {
     }
 }
 
+/// What the kubelet says of a container that it never started, or does not find any more when its pod goes: it is no end.
+const NEVER_SEEN: &str = "ContainerStatusUnknown";
+
 /// The ends in a status that were not clean, each with its number, and whether another start followed it.
 fn ends(container: &ContainerStatus) -> Vec<(i32, ContainerStateTerminated, bool)> {
     let now = container.state.clone().and_then(|state| state.terminated).filter(|ended| ended.exit_code != 0);
@@ -103,7 +106,7 @@ fn ends(container: &ContainerStatus) -> Vec<(i32, ContainerStateTerminated, bool
         container.last_state.clone().and_then(|state| state.terminated).filter(|_| container.restart_count > 0);
     let now = now.map(|ended| (container.restart_count, ended, false));
     let before = before.map(|ended| (container.restart_count - 1, ended, true));
-    now.into_iter().chain(before).collect()
+    now.into_iter().chain(before).filter(|(_, ended, _)| ended.reason.as_deref() != Some(NEVER_SEEN)).collect()
 }
 
 async fn log(pods: &Api<Pod>, pod: &str, container: &str, previous: bool) -> String {
