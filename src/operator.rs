@@ -29,6 +29,7 @@ pub(crate) mod release;
 pub(crate) mod status;
 pub(crate) mod strimzi;
 pub(crate) mod validate;
+mod watched;
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ mod processor;
 mod retry;
 mod retry_rule;
 mod status;
+mod strategy;
 mod template;
 mod topic;
 mod tracing;
@@ -30,12 +31,13 @@ pub use ingress::{FaultInjection, Ingress};
 pub use kafka::Kafka;
 pub use pipeline::{DeletionPolicy, Delivery, ErrorHandlingPipeline, ErrorHandlingPipelineSpec, Ordering};
 pub use processor::{ExternalProcessor, Processor, Rule};
-pub use retry::{InPlace, Retry, RetryMode, RetryTopic, Strategy};
+pub use retry::{InPlace, Retry, RetryMode, RetryTopic};
 pub use retry_rule::RetryRule;
 pub use status::{
     CauseStatus, DeadLettersStatus, ErrorHandlingPipelineStatus, GroupStatus, GroupsStatus, MemberStatus,
     RebalanceStatus, RebalancesStatus, StageStatus, TopicStatus,
 };
+pub use strategy::Strategy;
 pub use template::{ContainerTemplate, MetadataTemplate, PodTemplate, Template};
 pub use topic::{Adopt, Topic};
 pub use tracing::Tracing;

@@ -1,6 +1,7 @@
 //! Builds every object that a pipeline wants. Pure: the same pipeline gives the same objects, byte by byte.
 
 mod autoscaler;
+mod names;
 mod pod;
 mod topics;
 mod workers;

@@ -10,7 +10,6 @@
 //! | [`kafka`] | one Kafka, and whose turn it is |
 //! | [`pipeline`] | what is known of one pipeline, and how that is kept up to date |
 //! | [`stage`] | the same of one of its stages |
-//! | [`watched`] | a pipeline that is looked at, as its last reconcile left it |
 //! | [`clients`] | with what Kafka is asked, and read |
 //! | [`workers`] | what its workers say |
 //! | [`view`] | what was seen, as plain data |
@@ -27,7 +26,6 @@ mod pipeline;
 mod stage;
 pub(crate) mod status;
 pub(crate) mod view;
-pub(crate) mod watched;
 mod workers;
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::autoscaling::{Autoscaling, one_decides};
-use super::{Adopt, RetryRule, Template, topic};
+use super::{Adopt, RetryRule, Strategy, Template, topic};
 use crate::api::{byte_size::ByteSize, duration::Duration, schema};
 
 /// When and how often a failed record is tried again.
@@ -125,20 +125,6 @@ pub enum RetryMode {
     NonBlocking,
     /// In memory, before the records that follow it in order.
     KeepOrder,
-}
-
-/// How the wait grows from one attempt to the next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Strategy {
-    /// No wait.
-    Immediate,
-    /// Always the initial delay.
-    Fixed,
-    /// The initial delay, multiplied each time.
-    Exponential,
-    /// As `Exponential`, made longer or shorter at random.
-    #[default]
-    ExponentialJitter,
 }
 
 /// Quick attempts on the spot, before a record leaves its partition for the retry topic.

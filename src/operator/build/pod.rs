@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::workers::{common_labels, peers_service_name, selector};
+use super::names::{common_labels, config_map_name, peers_service_name, selector, service_account_name};
 use crate::api::v1alpha1::{ContainerProcessor, ErrorHandlingPipeline, Template};
 use crate::domain::provenance::Stage;
 use crate::operator::names::{STAGE_LABEL, hash};
@@ -15,16 +15,6 @@ const STOP_GRACE_SECONDS: u64 = 30;
 
 /// How long a user's container may take to start: 300 looks, one a second.
 const STARTUP_LOOKS: u32 = 300;
-
-/// The account of a pipeline's workers. It has no rights and no token.
-pub(super) fn service_account_name(pipeline: &str) -> String {
-    format!("{pipeline}-worker")
-}
-
-/// The ConfigMap with what workers read.
-pub(super) fn config_map_name(pipeline: &str) -> String {
-    format!("{pipeline}-worker")
-}
 
 /// The port of a worker's HTTP API: 8080, unless the user's container in the same pod has that.
 pub(in crate::operator) fn worker_port(object: &ErrorHandlingPipeline) -> u16 {

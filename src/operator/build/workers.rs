@@ -5,7 +5,8 @@ use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::autoscaler::autoscaler;
-use super::pod::{config_map_name, pod, pod_metadata, service_account_name, worker_port};
+use super::names::{common_labels, config_map_name, peers_service_name, selector, service_account_name};
+use super::pod::{pod, pod_metadata, worker_port};
 use crate::api::v1alpha1::{
     Consumer, ContainerProcessor, DeadLetterTopic, DeletionPolicy, ErrorHandlingPipeline, Retry, RetryTopic, Template,
     Topic,
@@ -57,20 +58,6 @@ fn owned(pipeline: &ErrorHandlingPipeline, object: Value) -> DynamicObject {
     object
 }
 
-pub(super) fn common_labels(name: &str) -> [(String, String); 4] {
-    let labels = [
-        ("app.kubernetes.io/name", "lazaret"),
-        ("app.kubernetes.io/instance", name),
-        ("app.kubernetes.io/managed-by", "lazaret"),
-        (PIPELINE_LABEL, name),
-    ];
-    labels.map(|(name, value)| (name.to_owned(), value.to_owned()))
-}
-
-pub(super) fn selector(name: &str, stage: Stage) -> Value {
-    json!({PIPELINE_LABEL: name, STAGE_LABEL: stage.to_string()})
-}
-
 /// The pipeline as its workers read it. What does not concern them is left out, or a change of it would restart them.
 fn worker_config(object: &ErrorHandlingPipeline) -> String {
     let mut spec = object.spec.clone();
@@ -116,11 +103,6 @@ fn service(object: &ErrorHandlingPipeline) -> Value {
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": workers_name(&name, Stage::Main)},
         "spec": {"type": kind, "selector": selector(&name, Stage::Main), "ports": [port]},
     })
-}
-
-/// The name by which workers find each other, to tell all of them of injected failures.
-pub(super) fn peers_service_name(pipeline: &str) -> String {
-    format!("{pipeline}-workers")
 }
 
 /// One that is not ready must hear of it, too.

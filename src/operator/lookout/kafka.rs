@@ -12,12 +12,12 @@ use tracing::warn;
 use super::INTERVAL;
 use super::clients::Kafka;
 use super::pipeline::PipelineLookout;
-use super::watched::Watched;
 use super::workers::Workers;
 use crate::kafka::connection::Connection;
 use crate::kafka::log_reader::Logs;
 use crate::kafka::observer::KafkaError;
 use crate::operator::context::Context;
+use crate::operator::watched::Watched;
 
 /// How long the list of topics is believed.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::view::View;
-use super::watched::Watched;
+use crate::operator::watched::Watched;
 
 /// Error types that are counted under their own name; the rarer ones beyond are counted as `other`. They come from users'
 /// code, and a label with unbounded values would bring down whoever scrapes it.

@@ -10,10 +10,10 @@ use kube::runtime::reflector::{Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
-use super::watched::Watched;
 use crate::domain::provenance::Stage;
 use crate::domain::stats::{StageStats, Stats};
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
+use crate::operator::watched::Watched;
 
 /// How long a worker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
