@@ -1,6 +1,11 @@
 //! The command line: what can be asked of the binary, and how each request is met.
 //!
+//! What concerns a cluster is in `kubernetes`, which a build without that feature replaces with an answer that says so.
+//!
 //! Exit codes: 0 done, 1 it failed while it ran, 2 what was asked for is wrong (arguments, files).
+
+#[cfg_attr(not(feature = "kubernetes"), path = "cli/no_kubernetes.rs")]
+mod kubernetes;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -15,13 +20,13 @@ use crate::api::{self, file, validate};
 use crate::dev::{Dev, DevSettings};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
+use crate::features::{Feature, NotBuilt};
 use crate::kafka::connection::{Connection, addresses};
-use crate::operator::{self, OperatorSettings};
-use crate::plugin::{self, PluginCommand};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, LogFormat};
 use crate::worker::process::{Process, ProcessSettings, Summary};
 use crate::worker::processor::{FaultSwitch, Processor};
+use kubernetes::KubernetesCommand;
 
 /// Gives every Kafka topic a professional error path.
 #[derive(Debug, Parser)]
@@ -40,24 +45,14 @@ enum Command {
     Dev(DevArgs),
     /// Run one stage of the pipelines in a file.
     Worker(WorkerArgs),
-    /// Look after the pipelines of a Kubernetes cluster.
-    Operator(OperatorArgs),
     /// Print the custom resource definitions.
     Crds,
     #[command(flatten)]
-    Plugin(PluginCommand),
+    Kubernetes(KubernetesCommand),
 }
 
 /// The file name under which kubectl finds its plugin `lazaret`.
 const PLUGIN: &str = "kubectl-lazaret";
-
-/// Says how error handling pipelines are, and what their operator would do.
-#[derive(Debug, Parser)]
-#[command(name = PLUGIN, bin_name = "kubectl lazaret", version, propagate_version = true)]
-struct Kubectl {
-    #[command(subcommand)]
-    command: PluginCommand,
-}
 
 impl Cli {
     /// Reads the command line, or ends the process with what is wrong with it. As a plugin of kubectl the binary has only
@@ -66,7 +61,7 @@ impl Cli {
         let name = std::env::args_os().next().map(PathBuf::from);
         let name = name.as_deref().and_then(Path::file_stem);
         match name.is_some_and(|name| name == PLUGIN) {
-            true => Self { command: Command::Plugin(Kubectl::parse().command), log_format: None },
+            true => Self { command: Command::Kubernetes(KubernetesCommand::read_as_plugin()), log_format: None },
             false => Self::parse(),
         }
     }
@@ -105,22 +100,6 @@ struct WorkerArgs {
     peers: Option<String>,
 }
 
-#[derive(Debug, Args)]
-struct OperatorArgs {
-    /// A namespace whose pipelines to look after; may be given several times. Default: all namespaces.
-    #[arg(long = "namespace", value_name = "NAMESPACE")]
-    namespaces: Vec<String>,
-    /// The image that workers run; this binary is its entry point.
-    #[arg(long, value_name = "IMAGE")]
-    worker_image: String,
-    /// Where health and metrics are served.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
-    /// The Lease by which several replicas agree on the one that acts, in the namespace that they run in.
-    #[arg(long, default_value = "lazaret-operator", value_name = "NAME")]
-    lease: String,
-}
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum StageName {
     Main,
@@ -144,15 +123,15 @@ struct Refused(String);
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> ExitCode {
     // An answer to a person has no log beside it, unless it is asked for.
-    if !matches!(cli.command, Command::Plugin(_)) || std::env::var_os("RUST_LOG").is_some() {
+    let is_question = matches!(&cli.command, Command::Kubernetes(command) if command.is_question());
+    if !is_question || std::env::var_os("RUST_LOG").is_some() {
         telemetry::init(cli.log_format.unwrap_or_default());
     }
     let result = match cli.command {
         Command::Dev(args) => serve(|shutdown| dev(args, shutdown)),
         Command::Worker(args) => serve(|shutdown| worker(args, shutdown)),
-        Command::Operator(args) => serve(|shutdown| operator(args, shutdown)),
         Command::Crds => print(&api::crds()),
-        Command::Plugin(command) => block_on(plugin(command)),
+        Command::Kubernetes(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -222,20 +201,6 @@ async fn worker(args: WorkerArgs, mut shutdown: Shutdown) -> Result<()> {
     end(process.stop(), shutdown, failed).await
 }
 
-async fn operator(args: OperatorArgs, mut shutdown: Shutdown) -> Result<()> {
-    let OperatorArgs { namespaces, worker_image, listen, lease } = args;
-    let settings = OperatorSettings { namespaces, worker_image, listen, lease, name: process_name() };
-    Ok(operator::run(settings, shutdown.requested()).await?)
-}
-
-async fn plugin(command: PluginCommand) -> Result<()> {
-    match plugin::run(command).await {
-        Ok(answer) => print(&answer),
-        Err(error) if error.is_refusal() => Err(Refused(plugin::printable(&error.to_string())).into()),
-        Err(error) => Err(anyhow::Error::msg(plugin::printable(&error.to_string()))),
-    }
-}
-
 /// The one Kafka that all of the pipelines are on: what the command line says, else what they say.
 fn kafka_of(pipelines: &[Pipeline], given: Option<String>) -> Result<String, Refused> {
     if let Some(address) = given {
@@ -285,9 +250,12 @@ fn read(files: &[PathBuf]) -> Result<Vec<Pipeline>> {
         return Err(refused("there is no pipeline in the files".into()));
     }
     let pipelines = validate::validate_all(&objects).map_err(|error| refused(error.to_string()))?;
-    for Pipeline { name, processor, .. } in &pipelines {
+    for Pipeline { name, processor, tracing, .. } in &pipelines {
         let made = Processor::new(processor, FaultSwitch::default());
         made.map_err(|error| refused(format!("{name}: spec.{error}")))?;
+        if tracing.is_some() && !Feature::Otlp.is_built() {
+            return Err(refused(format!("{name}: spec.tracing: {}", NotBuilt(Feature::Otlp))));
+        }
     }
     Ok(pipelines)
 }
@@ -295,4 +263,45 @@ fn read(files: &[PathBuf]) -> Result<Vec<Pipeline>> {
 /// The name of this process in dead letters: the pod's, where there is one.
 fn process_name() -> String {
     std::env::var("HOSTNAME").unwrap_or_else(|_| format!("lazaret-{}", std::process::id()))
+}
+
+/// What a build without Kubernetes has in the place of `kubernetes`; it is compiled into the tests of any build.
+#[cfg(all(test, feature = "kubernetes"))]
+#[path = "cli/no_kubernetes.rs"]
+#[allow(dead_code, reason = "the plugin's command line is read from the process")]
+mod without;
+
+#[cfg(all(test, feature = "kubernetes"))]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Without {
+        #[command(subcommand)]
+        command: without::KubernetesCommand,
+    }
+
+    #[test]
+    fn a_build_without_kubernetes_knows_the_commands_for_it_and_says_what_it_lacks() {
+        let lines =
+            ["operator --worker-image x", "operator --help", "status -A", "explain -f x", "dlt list -n kafka x"];
+        for line in lines {
+            let asked = Without::try_parse_from(["lazaret"].into_iter().chain(line.split(' ')));
+            let asked = asked.unwrap_or_else(|error| panic!("{line}: {error}"));
+            let error = asked.command.run().unwrap_err();
+            assert!(error.is::<Refused>() && error.to_string().contains("the feature `kubernetes`"), "{line}: {error}");
+        }
+        assert!(Without::try_parse_from(["lazaret", "oprator"]).is_err());
+    }
+
+    #[test]
+    fn a_build_has_the_same_commands_with_kubernetes_and_without() {
+        let names = |command: clap::Command| {
+            let mut names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+            names.sort_unstable();
+            names
+        };
+        let with = kubernetes::KubernetesCommand::augment_subcommands(clap::Command::new("lazaret"));
+        assert_eq!(names(with), names(<Without as clap::CommandFactory>::command()));
+    }
 }

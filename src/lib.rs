@@ -22,8 +22,11 @@ pub mod api;
 pub mod cli;
 pub mod dev;
 pub mod domain;
+pub mod features;
 pub mod kafka;
+#[cfg(feature = "kubernetes")]
 pub mod operator;
+#[cfg(feature = "kubernetes")]
 pub mod plugin;
 pub mod shutdown;
 pub mod telemetry;

@@ -11,6 +11,7 @@
 //! partition, and `settle` is the only place that finishes an offset and commits, through `writer` and `member`. The rules that they follow are in
 //! [`crate::domain`].
 
+mod client;
 pub mod clock;
 mod context;
 mod fail;

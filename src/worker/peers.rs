@@ -20,6 +20,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
+use super::client::client;
 use super::clock;
 use super::processor::FaultSwitch;
 use crate::domain::switch::Setting;
@@ -79,14 +80,8 @@ struct Answer {
 impl Peers {
     /// The workers that these names resolve to, each `host:port`.
     pub fn new(names: impl IntoIterator<Item = String>) -> Result<Self, reqwest::Error> {
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            // Workers speak plain HTTP among themselves; an image need not have certificates.
-            .tls_certs_only([])
-            // By the next time the address may be another worker's.
-            .pool_max_idle_per_host(0)
-            .build()?;
+        // By the next time the address may be another worker's.
+        let client = client(true).pool_max_idle_per_host(0).build()?;
         Ok(Self { names: names.into_iter().collect(), client, found: Arc::default() })
     }
 

@@ -13,6 +13,8 @@ use crate::domain::http::{Answer, DISPOSITION, classify};
 use crate::domain::pipeline::HttpPlan;
 use crate::domain::provenance::{Provenance, forwarded_headers};
 use crate::domain::record::Record;
+use crate::features::{Feature, NotBuilt};
+use crate::worker::client::client;
 use crate::worker::spans::{AttemptSpan, TRACEPARENT, TRACESTATE, trace_header};
 
 /// How much of an error's body is read: enough for a problem document with a stack trace.
@@ -36,6 +38,9 @@ pub enum ClientError {
     /// There is none to call.
     #[error("processor.external: its records are processed by a consumer of your own, so no worker is to be run")]
     External,
+    /// It is called with TLS, which this build lacks.
+    #[error("processor.http.url: {0}")]
+    NoTls(NotBuilt),
     /// The client could not be made.
     #[error("the HTTP client could not be made")]
     Client(#[source] reqwest::Error),
@@ -53,19 +58,14 @@ pub(super) struct HttpProcessor {
 impl HttpProcessor {
     pub fn new(plan: &HttpPlan) -> Result<Self, ClientError> {
         let url = Url::parse(&plan.url).map_err(|e| ClientError::Url(format!("`{}`: {e}", plan.url)))?;
+        check_scheme(&url, Feature::Https.is_built())?;
         let method = plan.method.parse().map_err(|_| ClientError::Method(plan.method.clone()))?;
         let header = |(name, value): (&String, &String)| {
             let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
             parsed.ok_or_else(|| ClientError::Header(name.clone()))
         };
         let headers = plan.headers.iter().map(header).collect::<Result<_, _>>()?;
-        // A redirect is an answer like any other; following it would send the record somewhere the user did not name.
-        let mut client = Client::builder().timeout(plan.timeout).redirect(reqwest::redirect::Policy::none()).no_proxy();
-        if url.scheme() == "http" {
-            // An image need not have certificates to call without them.
-            client = client.tls_certs_only([]);
-        }
-        let client = client.build().map_err(ClientError::Client)?;
+        let client = client(url.scheme() == "http").timeout(plan.timeout).build().map_err(ClientError::Client)?;
         Ok(Self { client, method, url, headers })
     }
 
@@ -80,6 +80,14 @@ impl HttpProcessor {
             Ok(response) => answer(response).await,
             Err(error) => Outcome::Failed(no_answer(&error)),
         }
+    }
+}
+
+/// Without TLS in the build every call would fail, one after the other.
+fn check_scheme(url: &Url, has_tls: bool) -> Result<(), ClientError> {
+    match url.scheme() {
+        "https" if !has_tls => Err(ClientError::NoTls(NotBuilt(Feature::Https))),
+        _ => Ok(()),
     }
 }
 
@@ -193,6 +201,17 @@ mod tests {
     use super::*;
     use crate::domain::record::Header;
     use bytes::Bytes;
+
+    #[test]
+    fn a_build_without_tls_refuses_an_endpoint_with_it_and_says_which_build_has_it() {
+        let check =
+            |url: &str, has_tls| check_scheme(&url.parse().unwrap(), has_tls).map_err(|error| error.to_string());
+        assert_eq!(check("https://orders/", true), Ok(()));
+        assert_eq!(check("http://orders/", false), Ok(()));
+        let error = check("https://orders/", false).unwrap_err();
+        assert!(error.starts_with("processor.http.url: ") && error.contains("`https`"), "{error}");
+        assert!(error.contains("cargo build --release"), "{error}");
+    }
 
     fn headers_of(headers: Vec<Header>, key: &'static [u8]) -> HeaderMap {
         let record = Record {

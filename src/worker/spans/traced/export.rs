@@ -52,7 +52,7 @@ enum ExportError {
 }
 
 /// What sends the spans of a stage. It ends when it is dropped, and nobody waits for that.
-pub struct Traces(SdkTracerProvider);
+pub(in crate::worker) struct Traces(SdkTracerProvider);
 
 impl Traces {
     /// What sends the spans of a service's instance; `None` where nobody wants them, or where they cannot be sent.
