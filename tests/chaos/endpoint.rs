@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::records::{Records, number};
 use super::support::processor::now;
@@ -40,6 +41,24 @@ const LONG: u64 = 100;
 /// How far back a call is looked for that has no answer yet: some seconds.
 const RECENT: usize = 1_000;
 
+/// What is wrong with some calls and not with others. A pipeline is named by its place among all.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// Records with the key of the first one that comes are not answered while it lasts: a key that is chosen beforehand may
+    /// not come at all.
+    KeyUnanswered {
+        pipeline: usize,
+        key: Option<Vec<u8>>,
+    },
+    PipelineUnanswered {
+        pipeline: usize,
+    },
+    PartitionFails {
+        pipeline: usize,
+        partition: i32,
+    },
+}
+
 pub struct Endpoint {
     pub url: String,
     shared: Arc<Shared>,
@@ -49,12 +68,43 @@ struct Shared {
     records: Vec<Records>,
     calls: Mutex<Vec<Heard>>,
     outage: AtomicBool,
+    trouble: watch::Sender<Option<Trouble>>,
+}
+
+impl Shared {
+    /// Waits as long as a call is one of those that get no answer.
+    async fn hold(&self, pipeline: usize, key: Option<Vec<u8>>) {
+        let mut is_held = false;
+        self.trouble.send_if_modified(|trouble| {
+            is_held = match trouble {
+                Some(Trouble::PipelineUnanswered { pipeline: hit }) => *hit == pipeline,
+                Some(Trouble::KeyUnanswered { pipeline: hit, key: silent }) if *hit == pipeline && key.is_some() => {
+                    silent.get_or_insert_with(|| key.clone().unwrap_or_default()) == key.as_ref().unwrap()
+                }
+                _ => false,
+            };
+            false
+        });
+        if is_held {
+            let _ = self.trouble.subscribe().wait_for(Option::is_none).await;
+        }
+    }
+
+    fn fails(&self, of: usize, place: Place) -> bool {
+        let trouble = self.trouble.borrow();
+        matches!(*trouble, Some(Trouble::PartitionFails { pipeline, partition }) if (pipeline, partition) == (of, place.0))
+    }
 }
 
 impl Endpoint {
     /// Starts it for pipelines with these records.
     pub async fn start(records: Vec<Records>) -> Self {
-        let shared = Arc::new(Shared { records, calls: Mutex::default(), outage: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            records,
+            calls: Mutex::default(),
+            outage: AtomicBool::new(false),
+            trouble: watch::Sender::new(None),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(shared.clone());
@@ -70,6 +120,11 @@ impl Endpoint {
         self.shared.calls.lock().unwrap().len()
     }
 
+    /// Whether this worker has called.
+    pub fn has_heard(&self, caller: &str) -> bool {
+        self.shared.calls.lock().unwrap().iter().any(|call| call.caller == caller)
+    }
+
     /// Whether this worker waits for an answer that takes its time.
     pub fn keeps_waiting(&self, caller: &str) -> bool {
         let calls = self.shared.calls.lock().unwrap();
@@ -80,6 +135,11 @@ impl Endpoint {
     /// Whether it answers 503 to everything. It does answer: a failure that nobody has seen could not be judged.
     pub fn set_outage(&self, outage: bool) {
         self.shared.outage.store(outage, Ordering::Relaxed);
+    }
+
+    /// What is wrong with some calls, from now on.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.shared.trouble.send_replace(trouble);
     }
 }
 
@@ -106,8 +166,9 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         calls.len() - 1
     };
     tokio::time::sleep(Duration::from_millis(pause)).await;
+    shared.hold(pipeline, number.and_then(|number| records.key(number))).await;
     let status = match number {
-        _ if outage => 503,
+        _ if outage || shared.fails(pipeline, place) => 503,
         Some(number) => records.fate(number).answer(attempt),
         None => 200,
     };

@@ -11,6 +11,8 @@ mod brokers;
 mod children;
 mod endpoint;
 mod hand_over;
+mod liveness;
+mod lopsided;
 mod order;
 mod read;
 mod records;
@@ -22,6 +24,7 @@ mod summary;
 mod support;
 mod variant;
 mod verdict;
+mod watch;
 mod workers;
 
 use std::fs;
@@ -35,19 +38,22 @@ use brokers::Cluster;
 use endpoint::{Endpoint, Heard};
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::topics::Topics;
+use lopsided::Judged;
 use read::Course;
 use records::Records;
 use run::Run;
-use source::{Written, write_in_transactions, write_plainly};
+use schedule::Kind;
+use source::{Flood, Written, write_in_transactions, write_plainly};
 use support::pipeline::pipeline;
 use support::unique;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use variant::Variant;
 use verdict::{Fault, Terms, verify};
+use watch::watch_commits;
 use workers::{Site, Told};
 
 /// How long faults come in a small run.
-const SMALL: Duration = Duration::from_secs(75);
+const SMALL: Duration = Duration::from_secs(85);
 
 /// After this time without a call or a commit, nothing more is expected to happen.
 const QUIET: Duration = Duration::from_secs(30);
@@ -97,7 +103,10 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     let told = |course: &Course| Told {
         name: course.pipeline.name.clone(),
         topic: course.pipeline.main.topic.to_string(),
+        dead_letter_topic: course.pipeline.policy.default.dead_letter_topic.to_string(),
+        partitions: course.partitions(&course.pipeline.main.topic) as usize,
         compacted: course.compacted,
+        flood: Arc::new(Flood::default()),
     };
     let site = Site {
         directory: directory.clone(),
@@ -108,9 +117,14 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     };
     let end = Arc::new(AtomicBool::new(false));
     let ends = EndOnDrop(end.clone());
-    let writers: Vec<_> = courses.iter().zip(RATE).map(|(course, rate)| write(&address, course, rate, &end)).collect();
+    let writes = courses.iter().zip(&site.pipelines).zip(RATE);
+    let writers: Vec<_> = writes.map(|((course, told), rate)| write(&address, course, told, rate, &end)).collect();
+    let settled = Arc::new(AtomicBool::new(false));
+    let ends_watch = EndOnDrop(settled.clone());
+    let commits = watch_commits(&address, courses.iter().flat_map(Course::groups).collect(), settled);
 
     let mut run = Run::start(site, cluster, endpoint);
+    run.join().await;
     run.suffer(&schedule::plan(plan.seed, plan.period, run.workers.len(), brokers::BROKERS)).await;
     run.heal().await;
     drop(ends);
@@ -121,20 +135,31 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     let faults_took = began.elapsed();
     let uncommitted = wait_until_settled(&courses, &address, &run.endpoint).await;
     run.faults.extend(uncommitted);
+    drop(ends_watch);
+    let commits = commits.await.unwrap();
     run.stop().await;
 
     let heard = run.endpoint.calls();
-    let mut faults = std::mem::take(&mut run.faults);
+    let mut judged = Judged::default();
+    let all_hits: Vec<_> = (0..courses.len()).flat_map(|index| run.hits(index)).collect();
+    judged.add(std::mem::take(&mut run.faults), &all_hits);
     let mut seen = vec![];
     for (index, (course, written)) in courses.iter().zip(&written).enumerate() {
         let heard: Vec<Heard> = heard.iter().filter(|heard| heard.pipeline == index).cloned().collect();
         let mut of_course = block_in_place(|| course.seen(&address, written, &heard));
         of_course.quiet = run.quiet_times();
         of_course.stops = run.stops.clone();
-        faults.extend(verify(&of_course));
+        of_course.commits = commits.clone();
+        of_course.calm = run.calm_times(index);
+        let hits = run.hits(index);
+        let refusals = hits.iter().filter(|hit| hit.kind == Kind::DeadLettersRefused);
+        of_course.refusals = refusals.map(|refusal| (refusal.from, refusal.until)).collect();
+        judged.add(verify(&of_course), &hits);
         seen.push(of_course);
     }
-    println!("{}", summary::of(&plan.seed, &plan.variant, &run, &seen, &faults, [faults_took, began.elapsed()]));
+    let Judged { faults, expected } = judged;
+    let took = [faults_took, began.elapsed()];
+    println!("{}", summary::of(&plan.seed, &plan.variant, &run, &seen, &faults, &expected, took));
     assert!(
         faults.is_empty(),
         "LAZARET_CHAOS_SEED={} LAZARET_CHAOS_VARIANT={}: {} faults, logs in {}: {:#?}",
@@ -187,9 +212,11 @@ impl Drop for EndOnDrop {
 
 type Writer = JoinHandle<Vec<Written>>;
 
-fn write(address: &str, course: &Course, rate: usize, end: &Arc<AtomicBool>) -> (Writer, Writer) {
-    let (address, topic, records) = (address.to_owned(), course.pipeline.main.topic.to_string(), course.records);
-    let plain = tokio::spawn(write_plainly(address.clone(), topic.clone(), records, rate, end.clone()));
+fn write(address: &str, course: &Course, told: &Told, rate: usize, end: &Arc<AtomicBool>) -> (Writer, Writer) {
+    let (address, topic, records) = (address.to_owned(), told.topic.clone(), course.records);
+    let shape = [rate, told.partitions];
+    let plain =
+        tokio::spawn(write_plainly(address.clone(), topic.clone(), records, shape, told.flood.clone(), end.clone()));
     let end = end.clone();
     (plain, spawn_blocking(move || write_in_transactions(&address, &topic, records, &end)))
 }

@@ -15,11 +15,16 @@ pub type Lane<'a> = (i32, Option<&'a [u8]>);
 /// The begin of a call, its end, and the record.
 type Span = (i64, i64, Place);
 
-pub fn lane<'a>(seen: &'a Seen, place: Place) -> Option<Lane<'a>> {
+pub fn lane(seen: &Seen, place: Place) -> Option<Lane<'_>> {
+    lane_in(seen, place.0, place)
+}
+
+/// The lane of a record in a partition, which is another one in the retry topic than in the main topic.
+pub fn lane_in(seen: &Seen, partition: i32, place: Place) -> Option<Lane<'_>> {
     let key = seen.originals.get(&place)?.key.as_deref();
     match seen.terms.ordering {
-        Ordering::Key => Some((place.0, Some(key?))),
-        Ordering::Partition => Some((place.0, None)),
+        Ordering::Key => Some((partition, Some(key?))),
+        Ordering::Partition => Some((partition, None)),
         Ordering::Unordered => None,
     }
 }
@@ -66,7 +71,7 @@ pub fn calls_in_lanes(seen: &Seen) -> impl Iterator<Item = &Call> {
     seen.calls.iter().filter(|call| seen.terms.keeps_order || call.attempt == 1)
 }
 
-fn lets_the_next_begin(terms: Terms, attempt: u32, status: u16) -> bool {
+pub fn lets_the_next_begin(terms: Terms, attempt: u32, status: u16) -> bool {
     !terms.keeps_order || status != 503 || attempt >= MAX_ATTEMPTS
 }
 

@@ -15,6 +15,7 @@ use super::records::{Content, Records};
 use super::source::{Sent, Written};
 use super::support::topics::{Seen as Record, committed, read_all};
 use super::verdict::{Call, Letter, Original, Place, Reach, Reason, Retry, Seen, Standing, Terms};
+use super::watch::Group;
 
 /// A pipeline of a run, and what is known of it besides what Kafka says.
 pub struct Course {
@@ -28,6 +29,20 @@ pub struct Course {
 const UNANSWERED: [&str; 3] = ["ConnectException", "IOException", "TimeoutException"];
 
 impl Course {
+    pub fn partitions(&self, topic: &str) -> i32 {
+        let plan = self.pipeline.topics.iter().find(|plan| &*plan.name == topic);
+        plan.expect("a pipeline plans its topics").partitions
+    }
+
+    /// The groups of both stages.
+    pub fn groups(&self) -> [Group; 2] {
+        [&self.pipeline.main, &self.pipeline.retry].map(|source| Group {
+            id: source.group_id.to_string(),
+            topic: source.topic.to_string(),
+            partitions: self.partitions(&source.topic),
+        })
+    }
+
     /// How far both groups came. What is committed is read first: when it then reaches the end, nothing was under way.
     pub fn reach(&self, address: &str) -> Vec<Reach> {
         let (main, retry) = (&self.pipeline.main, &self.pipeline.retry);
@@ -68,6 +83,8 @@ impl Course {
             let intact = is(place, &content(record).forwarded()) && has_each_own_header_once(record);
             Retry {
                 place,
+                at: (record.partition, record.offset),
+                written: record.timestamp,
                 attempts: header(record, "lazaret-attempts"),
                 due: header(record, "lazaret-due"),
                 intact,
@@ -90,6 +107,7 @@ impl Course {
             };
             Letter {
                 place,
+                written: record.timestamp,
                 attempts: header(record, "lazaret-attempts"),
                 reason,
                 intact,
@@ -98,6 +116,7 @@ impl Course {
         };
         Seen {
             terms: self.terms,
+            topics: [&self.pipeline.main, &self.pipeline.retry].map(|source| source.topic.to_string()),
             calls: heard.iter().map(call).collect(),
             retries: read_all(address, &self.pipeline.retry.topic).iter().map(retry).collect(),
             letters: read_all(address, &self.pipeline.policy.default.dead_letter_topic).iter().map(letter).collect(),
@@ -115,10 +134,10 @@ impl Course {
         heard: &[Heard],
     ) -> (HashMap<Place, usize>, BTreeMap<Place, Original>) {
         let (mut numbers, mut originals) = (HashMap::new(), BTreeMap::new());
-        let mut add = |place, number, standing| {
-            let key = self.records.content(number).key;
+        let mut add = |place, number, standing, written| {
+            let key = self.records.key(number);
             numbers.insert(place, number);
-            originals.insert(place, Original { key, standing });
+            originals.insert(place, Original { key, standing, written });
         };
         let mut readable = std::collections::HashSet::new();
         for record in read_all(address, &self.pipeline.main.topic) {
@@ -126,7 +145,7 @@ impl Course {
             let number = content.number().expect("every record has a number");
             assert_eq!(content, self.records.content(number), "Kafka changed a record, or the test did");
             readable.insert(number);
-            add((record.partition, record.offset), number, Standing::Readable);
+            add((record.partition, record.offset), number, Standing::Readable, record.timestamp);
         }
         for Written { number, place, sent } in written.iter().filter(|written| !readable.contains(&written.number)) {
             let lost = *sent == Sent::Committed && !self.compacted;
@@ -140,7 +159,8 @@ impl Course {
                 Sent::Unsure if self.compacted => Standing::Superseded,
                 Sent::Aborted | Sent::Unsure => Standing::Aborted,
             };
-            add(place, *number, standing);
+            // Nothing waits for one that cannot be read any more.
+            add(place, *number, standing, i64::MAX);
         }
         (numbers, originals)
     }

@@ -111,7 +111,7 @@ impl Records {
         Content { key, value, headers }
     }
 
-    fn key(&self, number: usize) -> Option<Vec<u8>> {
+    pub fn key(&self, number: usize) -> Option<Vec<u8>> {
         if self.keyless && self.draw(number, Draw::Key, 0).is_multiple_of(20) {
             return None;
         }

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lazaret::kafka::connection::Connection;
+use lazaret::kafka::topics::Topics;
 use tokio::time::{Instant, sleep_until};
 
 use super::brokers::Cluster;
 use super::endpoint::Endpoint;
-use super::schedule::{Kind, Planned};
+use super::lopsided;
+use super::schedule::{JOINING, Kind, Planned};
+use super::support::eventually_within;
 use super::support::processor::now;
 use super::verdict::Fault;
+use super::watch::Standstills;
 use super::workers::{Site, Stop, Worker};
 
 /// A worker may say that it could not finish when it stops at most so many milliseconds after a broker was disturbed: its
@@ -19,6 +24,19 @@ const AFTERMATH: i64 = 20_000;
 /// How long after a disturbance workers may still do what they would not without it, in milliseconds: longer than the session
 /// timeout, and than the slowest call.
 const SETTLING: i64 = 10_000;
+
+/// How long after a fault that is not lopsided the engine may be busy with it, in milliseconds: the session of a worker that was killed has ended by then, and what has gathered is done.
+const HEALING: i64 = 10_000;
+
+/// How long after a broker was disturbed: librdkafka loses a step of a transaction at times, and the engine waits fifteen
+/// seconds for it before it makes a new producer.
+const BROKER_HEALING: i64 = 28_000;
+
+/// How long after a standstill of the machine what was held up by it may still be late, in milliseconds.
+const CATCHING_UP: i64 = 3_000;
+
+/// What workers may take to start and to join their groups.
+const JOIN: Duration = Duration::from_secs(60);
 
 /// How long a worker that is to stop may take to have something under way.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -31,13 +49,20 @@ pub struct Run {
     pub history: Vec<Happened>,
     pub faults: Vec<Fault>,
     pub stops: Vec<Stop>,
+    pub standstills: Standstills,
+    topics: Topics,
     began: i64,
+    /// When all workers had joined their groups.
+    joined: i64,
+    /// When all workers were asked to stop.
+    stopped: Option<i64>,
 }
 
 /// A fault that came. Times are epoch milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Happened {
     pub kind: Kind,
+    pub victim: usize,
     pub from: i64,
     /// When what was disturbed was whole again; the end of time as long as it is not.
     pub until: i64,
@@ -47,7 +72,33 @@ impl Run {
     pub fn start(site: Site, cluster: Cluster, endpoint: Endpoint) -> Self {
         let mut workers = site.workers();
         workers.iter_mut().for_each(|worker| worker.start(&site));
-        Self { site, cluster, endpoint, workers, history: vec![], faults: vec![], stops: vec![], began: now() }
+        let standstills = Standstills::default();
+        standstills.watch();
+        Self {
+            topics: Topics::new(&Connection::new(&*cluster.address)).unwrap(),
+            site,
+            cluster,
+            endpoint,
+            workers,
+            history: vec![],
+            faults: vec![],
+            stops: vec![],
+            standstills,
+            began: now(),
+            joined: i64::MAX,
+            stopped: None,
+        }
+    }
+
+    /// Waits until each worker has partitions with something to do in them. By then brokers have begun to serve transactions,
+    /// too: nothing is called in the retry stage before. Where the main stage tries again itself, that stage has nothing to do.
+    pub async fn join(&mut self) {
+        let keeps_order = self.site.variant.keeps_order;
+        for worker in self.workers.iter().filter(|worker| worker.stage == "main" || !keeps_order) {
+            let what = format!("{} calls the endpoint", worker.name);
+            eventually_within(JOIN, &what, async || self.endpoint.has_heard(&worker.caller()).then_some(())).await;
+        }
+        self.joined = now();
     }
 
     /// Lets all faults come and go.
@@ -78,16 +129,24 @@ impl Run {
             self.wait_for_a_call_of(victim).await;
         }
         println!("{} {kind} {victim}", now());
-        self.history.push(Happened { kind, from: now(), until: i64::MAX });
+        self.history.push(Happened { kind, victim, from: now(), until: i64::MAX });
         match kind {
-            Kind::WorkerKill => self.workers[victim].kill(),
+            Kind::WorkerKill => {
+                let ended = self.workers[victim].kill();
+                self.faults.extend(ended.map(|status| self.workers[victim].ended_by_itself(status)));
+            }
             Kind::WorkerTerm | Kind::WorkerAway => self.workers[victim].ask_to_stop(),
             Kind::WorkerPause => self.workers[victim].signal("STOP"),
             Kind::BrokerKill => self.cluster.kill(victim),
             Kind::BrokerTerm => self.cluster.signal(victim, "TERM"),
             Kind::BrokerPause => self.cluster.signal(victim, "STOP"),
             Kind::Outage => self.endpoint.set_outage(true),
+            kind => self.set_lopsided(kind, victim, true).await,
         }
+    }
+
+    async fn set_lopsided(&self, kind: Kind, victim: usize, on: bool) {
+        lopsided::set(kind, victim, on, &self.site.pipelines, &self.endpoint, &self.topics).await;
     }
 
     /// Waits, not for long, until a worker has something under way: one that has nothing to finish stops cleanly anyhow.
@@ -113,6 +172,7 @@ impl Run {
             }
             Kind::BrokerPause => self.cluster.signal(victim, "CONT"),
             Kind::Outage => self.endpoint.set_outage(false),
+            kind => self.set_lopsided(kind, victim, false).await,
         }
         // A broker is whole only when the others have its replicas in sync again.
         if !kind.is_of_brokers() {
@@ -136,7 +196,7 @@ impl Run {
     fn look_for_the_dead(&mut self) {
         for worker in &mut self.workers {
             if let Some(status) = worker.died() {
-                self.faults.push(Fault::Died { worker: worker.name.clone(), status: status.to_string() });
+                self.faults.push(worker.ended_by_itself(status));
                 worker.start(&self.site);
             }
         }
@@ -145,6 +205,7 @@ impl Run {
     /// Stops all workers, and judges how they stopped over the whole run.
     pub async fn stop(&mut self) {
         self.look_for_the_dead();
+        self.stopped = Some(now());
         self.workers.iter_mut().for_each(Worker::ask_to_stop);
         for worker in &mut self.workers {
             self.stops.push(worker.stopped().await);
@@ -171,15 +232,31 @@ impl Run {
         let losses = self.workers.iter().flat_map(Worker::losses);
         loud.extend(losses.map(|at| (at - SETTLING, at + SETTLING)));
         loud.push((now(), i64::MAX));
-        loud.sort_unstable();
-        let (mut quiet, mut from) = (vec![], self.began);
-        for (begins, ends) in loud {
-            if begins > from {
-                quiet.push((from, begins));
-            }
-            from = from.max(ends);
-        }
-        quiet
+        without(self.began, loud)
+    }
+
+    /// From when to when nothing happened after which a pipeline may stand still: lopsided faults only, but for one that hits
+    /// all of it.
+    pub fn calm_times(&self, pipeline: usize) -> Vec<(i64, i64)> {
+        let spares = |past: &&Happened| {
+            past.kind.is_lopsided() && (past.kind != Kind::PipelineUnanswered || self.pipeline_of(past) != pipeline)
+        };
+        let disturbed = self.history.iter().filter(|past| !spares(past));
+        let mut loud: Vec<_> =
+            disturbed.map(|past| (past.from, past.until.saturating_add(healing(past.kind)))).collect();
+        loud.extend(self.standstills.all().iter().map(|(from, until)| (*from, until + CATCHING_UP)));
+        loud.push((self.stopped.unwrap_or_else(now), i64::MAX));
+        without(self.joined + JOINING.as_millis() as i64, loud)
+    }
+
+    /// The lopsided faults that hit a pipeline.
+    pub fn hits(&self, pipeline: usize) -> Vec<Happened> {
+        let hits = self.history.iter().filter(|past| past.kind.is_lopsided() && self.pipeline_of(past) == pipeline);
+        hits.copied().collect()
+    }
+
+    fn pipeline_of(&self, past: &Happened) -> usize {
+        lopsided::pipeline(past.victim, self.site.pipelines.len())
     }
 
     /// How often workers said that they could not finish when they stopped.
@@ -195,4 +272,21 @@ impl Run {
         }
         counts
     }
+}
+
+fn healing(kind: Kind) -> i64 {
+    if kind.is_of_brokers() { BROKER_HEALING } else { HEALING }
+}
+
+/// What is left of the time from then on.
+fn without(mut from: i64, mut loud: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
+    let mut quiet = vec![];
+    loud.sort_unstable();
+    for (begins, ends) in loud {
+        if begins > from {
+            quiet.push((from, begins));
+        }
+        from = from.max(ends);
+    }
+    quiet
 }

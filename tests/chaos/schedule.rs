@@ -24,6 +24,16 @@ pub enum Kind {
     BrokerPause,
     /// The endpoint answers 503 to everything.
     Outage,
+    /// One key of a pipeline gets no answer.
+    KeyUnanswered,
+    /// One partition of a pipeline's topic gets nothing but 503.
+    PartitionFails,
+    /// The dead letter topic of a pipeline refuses what is written to it.
+    DeadLettersRefused,
+    /// One pipeline gets no answer.
+    PipelineUnanswered,
+    /// One partition of a pipeline's topic is written ten times as much as any other.
+    PartitionFlooded,
 }
 
 impl fmt::Display for Kind {
@@ -37,6 +47,11 @@ impl fmt::Display for Kind {
             Self::BrokerTerm => "broker restarted",
             Self::BrokerPause => "broker paused",
             Self::Outage => "processor outage",
+            Self::KeyUnanswered => "key unanswered",
+            Self::PartitionFails => "partition fails",
+            Self::DeadLettersRefused => "dead letters refused",
+            Self::PipelineUnanswered => "pipeline unanswered",
+            Self::PartitionFlooded => "partition flooded",
         })
     }
 }
@@ -46,7 +61,17 @@ impl Kind {
         matches!(self, Self::BrokerKill | Self::BrokerTerm | Self::BrokerPause)
     }
 
-    /// How long it lasts, in milliseconds.
+    /// Whether it hits one key, partition, topic or pipeline, and the others have to go on.
+    pub fn is_lopsided(self) -> bool {
+        LOPSIDED.contains(&self)
+    }
+
+    fn is_of_workers(self) -> bool {
+        !self.is_of_brokers() && !self.is_lopsided() && self != Self::Outage
+    }
+
+    /// How long it lasts, in milliseconds. What is lopsided lasts longer than what it does to others may take, and less than
+    /// the processor's timeout.
     fn length(self) -> RangeInclusive<u64> {
         match self {
             Self::WorkerKill => 0..=3_000,
@@ -57,6 +82,11 @@ impl Kind {
             Self::BrokerTerm => 500..=3_000,
             Self::BrokerPause => 1_000..=7_000,
             Self::Outage => 500..=3_500,
+            Self::KeyUnanswered
+            | Self::PartitionFails
+            | Self::DeadLettersRefused
+            | Self::PipelineUnanswered
+            | Self::PartitionFlooded => 6_500..=8_500,
         }
     }
 }
@@ -83,8 +113,26 @@ const DECK: [Kind; 14] = [
 const GENTLE: [Kind; 6] =
     [Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerAway, Kind::WorkerAway, Kind::WorkerKill];
 
-/// How long nothing happens before those.
-const CALM: Duration = Duration::from_secs(18);
+/// And before those, one after the other and while all else is well, some that hit one and must spare the others.
+const LOPSIDED: [Kind; 5] = [
+    Kind::KeyUnanswered,
+    Kind::PartitionFails,
+    Kind::DeadLettersRefused,
+    Kind::PipelineUnanswered,
+    Kind::PartitionFlooded,
+];
+
+/// How many of them come at a time.
+const LOPSIDED_AT_A_TIME: usize = 2;
+
+/// The time between two of them, in milliseconds: what the first one did to others is seen by then.
+const LOPSIDED_PAUSE: RangeInclusive<u64> = 3_500..=4_500;
+
+/// How long nothing happens after the last worker has joined its groups: they are in a rebalance still.
+pub const JOINING: Duration = Duration::from_secs(5);
+
+/// How long nothing happens between other faults and lopsided ones: a broker's take the engine that long.
+const CALM: Duration = Duration::from_secs(30);
 
 /// The time from the begin of a fault to that of the next, in milliseconds.
 const PAUSE: RangeInclusive<u64> = 300..=6_000;
@@ -100,7 +148,7 @@ const STARTING: Duration = Duration::from_millis(200);
 pub struct Planned {
     pub at: Duration,
     pub kind: Kind,
-    /// Which worker or broker, from 0.
+    /// Which worker or broker, from 0; of what is lopsided a number that says which pipeline, key or partition.
     pub victim: usize,
     pub length: Duration,
 }
@@ -114,9 +162,11 @@ impl Planned {
 /// Draws faults that begin within `period`. At no time is more than one broker disturbed, nor a worker by two faults.
 pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<Planned> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let (mut planned, mut deck, mut at, mut gentle) = (vec![], GENTLE[..2].to_vec(), Duration::ZERO, true);
+    let (mut planned, mut deck, mut at, mut gentle) = (vec![], GENTLE[..2].to_vec(), JOINING, true);
+    let mut lopsided = vec![];
     let mut free = vec![Duration::ZERO; workers];
     let (mut whole, mut well) = (Duration::ZERO, Duration::ZERO);
+    at = plan_lopsided(&mut rng, at, period, &mut lopsided, &mut planned);
     loop {
         at += Duration::from_millis(rng.random_range(PAUSE));
         if at >= period {
@@ -128,7 +178,7 @@ pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<
             deck.shuffle(&mut rng);
             let ends = planned.iter().map(Planned::end).max().unwrap_or_default();
             if gentle {
-                at = at.max(ends + CALM);
+                at = plan_lopsided(&mut rng, at.max(ends + CALM), period, &mut lopsided, &mut planned);
                 continue;
             }
         }
@@ -161,10 +211,30 @@ pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<
     }
 }
 
-mod tests {
-    use super::*;
+/// Draws some that are lopsided, none of which begins before the one before it has ended. Returns when all have.
+fn plan_lopsided(
+    rng: &mut StdRng,
+    mut at: Duration,
+    period: Duration,
+    deck: &mut Vec<Kind>,
+    planned: &mut Vec<Planned>,
+) -> Duration {
+    for _ in 0..LOPSIDED_AT_A_TIME {
+        if deck.is_empty() {
+            *deck = LOPSIDED.to_vec();
+            deck.shuffle(rng);
+        }
+        let (Some(kind), true) = (deck.pop(), at < period) else { return at };
+        let length = Duration::from_millis(rng.random_range(kind.length()));
+        planned.push(Planned { at, kind, victim: rng.random_range(0..1_000), length });
+        at += length + Duration::from_millis(rng.random_range(LOPSIDED_PAUSE));
+    }
+    at
+}
 
-    const SMALL: Duration = Duration::from_secs(75);
+mod tests {
+    use super::super::SMALL;
+    use super::*;
 
     #[test]
     fn a_seed_gives_the_same_faults_again_and_another_one_others() {
@@ -180,20 +250,31 @@ mod tests {
                 let later = planned[index + 1..].iter().filter(|other| other.at < one.end());
                 for other in later {
                     assert!(!(one.kind.is_of_brokers() && other.kind.is_of_brokers()), "{one:?} {other:?}");
-                    let on_worker = |fault: &Planned| !fault.kind.is_of_brokers() && fault.kind != Kind::Outage;
-                    assert!(!(on_worker(one) && on_worker(other) && one.victim == other.victim));
+                    let on_workers = one.kind.is_of_workers() && other.kind.is_of_workers();
+                    assert!(!(on_workers && one.victim == other.victim));
+                    assert!(!one.kind.is_lopsided() && !other.kind.is_lopsided(), "{one:?} {other:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_small_run_has_kills_pauses_and_broker_faults() {
+    fn a_small_run_has_kills_pauses_broker_faults_and_lopsided_ones() {
         for seed in 0..200 {
             let planned = plan(seed, SMALL, 5, 3);
             let count = |wanted: fn(Kind) -> bool| planned.iter().filter(|fault| wanted(fault.kind)).count();
             assert!(count(|kind| kind == Kind::WorkerKill) >= 2, "{planned:?}");
+            assert!(count(|kind| kind == Kind::WorkerPause) >= 1, "{planned:?}");
             assert!(count(Kind::is_of_brokers) >= 1, "{planned:?}");
+            assert_eq!(count(Kind::is_lopsided), LOPSIDED_AT_A_TIME, "{planned:?}");
+        }
+    }
+
+    #[test]
+    fn five_minutes_have_every_lopsided_fault() {
+        for seed in 0..200 {
+            let planned = plan(seed, Duration::from_secs(300), 5, 3);
+            assert!(LOPSIDED.iter().all(|kind| planned.iter().any(|fault| fault.kind == *kind)), "{planned:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The producers of a run: one writes record after record, the other one in transactions of which some are aborted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -49,9 +49,17 @@ fn settings(address: &str) -> ClientConfig {
     config
 }
 
-fn send(producer: &FutureProducer, topic: &str, records: &Records, number: usize) -> Option<DeliveryFuture> {
+/// Sends a record where its key belongs, or to a partition.
+fn send(
+    producer: &FutureProducer,
+    topic: &str,
+    records: &Records,
+    number: usize,
+    partition: Option<i32>,
+) -> Option<DeliveryFuture> {
     let content = records.content(number);
     let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic);
+    record.partition = partition;
     (record.key, record.payload) = (content.key.as_deref(), content.value.as_deref());
     if !content.headers.is_empty() {
         let add = |headers: OwnedHeaders, (key, value): &(String, Option<Vec<u8>>)| {
@@ -63,24 +71,54 @@ fn send(producer: &FutureProducer, topic: &str, records: &Records, number: usize
     producer.send_result(record).ok()
 }
 
+/// How many times as much as any other the partition is written that is flooded.
+const FLOOD: usize = 10;
+
+/// Which partition of a topic is flooded, if one is.
+#[derive(Debug)]
+pub struct Flood(AtomicI32);
+
+impl Default for Flood {
+    fn default() -> Self {
+        Self(AtomicI32::new(-1))
+    }
+}
+
+impl Flood {
+    pub fn set(&self, partition: Option<i32>) {
+        self.0.store(partition.unwrap_or(-1), Ordering::Relaxed);
+    }
+
+    fn partition(&self) -> Option<i32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|partition| *partition >= 0)
+    }
+}
+
 /// Writes records at a steady pace until it is told to end, and waits for none before the next.
 pub async fn write_plainly(
     address: String,
     topic: String,
     records: Records,
-    per_second: usize,
+    [per_second, partitions]: [usize; 2],
+    flood: Arc<Flood>,
     end: Arc<AtomicBool>,
 ) -> Vec<Written> {
     let producer: FutureProducer = settings(&address).create().unwrap();
     let mut tick = tokio::time::interval(TICK);
-    let (mut under_way, mut began, mut next) = (vec![], 0, 0);
+    let (mut under_way, mut ticks, mut floods, mut next) = (vec![], 0, 0, 0);
+    let mut send = |partition| {
+        under_way.extend(send(&producer, &topic, &records, next, partition).map(|delivery| (next, delivery)));
+        next += 1;
+    };
+    let due = |ticks: usize| ticks * per_second * TICK.as_millis() as usize / 1_000;
     while !end.load(Ordering::Relaxed) {
         tick.tick().await;
-        began += 1;
-        let due = began * per_second * TICK.as_millis() as usize / 1_000;
-        while next < due {
-            under_way.extend(send(&producer, &topic, &records, next).map(|delivery| (next, delivery)));
-            next += 1;
+        (due(ticks)..due(ticks + 1)).for_each(|_| send(None));
+        ticks += 1;
+        if let Some(partition) = flood.partition() {
+            let share = |floods| due(floods) * (FLOOD - 1) / partitions;
+            (share(floods)..share(floods + 1)).for_each(|_| send(Some(partition)));
+            floods += 1;
         }
     }
     let mut written = vec![];
@@ -117,7 +155,7 @@ pub fn write_in_transactions(address: &str, topic: &str, records: Records, end: 
         let (size, aborts, lingers) = (3 + draw % 10, (draw >> 8).is_multiple_of(4), (draw >> 16).is_multiple_of(20));
         let numbers = next..next + size as usize;
         next = numbers.end;
-        let sent: Vec<_> = numbers.map(|number| (number, send(&producer, topic, &records, number))).collect();
+        let sent: Vec<_> = numbers.map(|number| (number, send(&producer, topic, &records, number, None))).collect();
         std::thread::sleep(Duration::from_millis(if lingers { 2_000 } else { 20 + (draw >> 24) % 300 }));
         let outcome = match aborts {
             // An abort throws away what is not sent yet; what it is to leave in the log must be there.

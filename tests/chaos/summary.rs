@@ -5,7 +5,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::endpoint::Heard;
+use super::lopsided::KNOWN_DEFECTS;
 use super::run::Run;
+use super::schedule::Kind;
 use super::variant::Variant;
 use super::verdict::{Fault, Seen, Sums};
 
@@ -16,6 +18,7 @@ pub fn of(
     run: &Run,
     seen: &[Seen],
     faults: &[Fault],
+    expected: &[(Kind, Fault)],
     [suffered, all]: [Duration; 2],
 ) -> String {
     let mut text = format!("---- chaos: seed {seed}, variant {variant}\n");
@@ -36,19 +39,37 @@ pub fn of(
             ),
         );
     }
-    line("stops", format!("{} could not finish, all while a broker was away", run.unfinished_stops()));
-    let quiet: i64 = run.quiet_times().iter().map(|(from, until)| until - from).sum();
-    line("quiet", format!("{:.0} s, in which hand-over is judged", quiet as f64 / 1_000.0));
+    line("stops", format!("{} could not finish, each while a broker was away or as expected", run.unfinished_stops()));
+    let seconds = |spans: &[(i64, i64)]| spans.iter().map(|(from, until)| until - from).sum::<i64>() as f64 / 1_000.0;
+    line("quiet", format!("{:.0} s, in which hand-over is judged", seconds(&run.quiet_times())));
+    let calm: Vec<_> = seen.iter().map(|seen| format!("{:.0} s", seconds(&seen.calm))).collect();
+    line("calm", format!("{}, in which it is judged whether the others go on", calm.join(" and ")));
+    let standstills = run.standstills.all();
+    line("machine", format!("stood still {} times, {:.1} s in all", standstills.len(), seconds(&standstills)));
     line("stall", format!("{:.1} s without a call, at most", longest_stall(&run.endpoint.calls()) as f64 / 1_000.0));
-    let mut names: BTreeMap<_, usize> = BTreeMap::new();
-    faults.iter().for_each(|fault| *names.entry(fault.name()).or_default() += 1);
-    let names: Vec<_> = names.iter().map(|(name, count)| format!("{name} × {count}")).collect();
-    line("found", if names.is_empty() { "nothing".to_owned() } else { names.join(", ") });
+    for defect in KNOWN_DEFECTS.iter().filter(|defect| run.counts().contains_key(&defect.kind)) {
+        let found = counted(expected.iter().filter(|(kind, _)| *kind == defect.kind).map(|(_, fault)| fault));
+        line("expected", format!("{found} of `{}`: {}", defect.kind, defect.defect));
+        if found == NOTHING {
+            line("", "once it is mended, delete its entry in KNOWN_DEFECTS".to_owned());
+        }
+    }
+    line("found", counted(faults));
     for promise in Fault::PROMISES {
         let count = faults.iter().filter(|fault| fault.promise() == promise).count();
         line("violations", format!("{count} of `{promise}`"));
     }
     text
+}
+
+const NOTHING: &str = "nothing";
+
+/// How often each fault was found.
+fn counted<'a>(faults: impl IntoIterator<Item = &'a Fault>) -> String {
+    let mut names: BTreeMap<_, usize> = BTreeMap::new();
+    faults.into_iter().for_each(|fault| *names.entry(fault.name()).or_default() += 1);
+    let names: Vec<_> = names.iter().map(|(name, count)| format!("{name} × {count}")).collect();
+    if names.is_empty() { NOTHING.to_owned() } else { names.join(", ") }
 }
 
 /// The longest time between two calls, in milliseconds.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::variant::{DELAYS, MAX_ATTEMPTS, Ordering};
 use super::workers::Stop;
-use super::{hand_over, order};
+use super::{hand_over, liveness, order};
 
 /// A partition of the main topic and an offset in it.
 pub type Place = (i32, i64);
@@ -39,6 +39,8 @@ pub enum Standing {
 pub struct Original {
     pub key: Option<Vec<u8>>,
     pub standing: Standing,
+    /// When its producer sent it.
+    pub written: i64,
 }
 
 /// A call, as the endpoint saw it. Times are epoch milliseconds.
@@ -59,6 +61,10 @@ pub struct Call {
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
     pub place: Place,
+    /// Its own partition and offset.
+    pub at: Place,
+    /// When it was sent.
+    pub written: i64,
     pub attempts: u32,
     pub due: i64,
     /// Whether its bytes are those of the record at that place.
@@ -79,6 +85,8 @@ pub enum Reason {
 #[derive(Clone, Copy, Debug)]
 pub struct Letter {
     pub place: Place,
+    /// When it was sent.
+    pub written: i64,
     pub attempts: u32,
     pub reason: Reason,
     pub intact: bool,
@@ -103,6 +111,15 @@ impl Reach {
     }
 }
 
+/// What a group had committed in a partition, and when it was looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Commits {
+    pub topic: String,
+    pub partition: i32,
+    /// `None` as long as nothing was committed.
+    pub looks: Vec<(i64, Option<i64>)>,
+}
+
 /// All that was seen of one pipeline.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -115,6 +132,13 @@ pub struct Seen {
     /// From when to when nothing happened after which a worker may go on without knowing that it has lost its partitions.
     pub quiet: Vec<(i64, i64)>,
     pub stops: Vec<Stop>,
+    /// The main topic and the retry topic.
+    pub topics: [String; 2],
+    pub commits: Vec<Commits>,
+    /// From when to when nothing but lopsided faults happened, and none that this pipeline as a whole had to suffer.
+    pub calm: Vec<(i64, i64)>,
+    /// From when to when the dead letter topic refused what was written to it.
+    pub refusals: Vec<(i64, i64)>,
 }
 
 /// A promise that was not kept.
@@ -158,6 +182,10 @@ pub enum Fault {
     UncleanStop(Stop),
     /// A worker ended by itself.
     Died { worker: String, status: String },
+    /// A partition stood still while it had something to do. Times are epoch milliseconds.
+    Stalled { topic: String, partition: i32, what: &'static str, from: i64, until: i64 },
+    /// What was due came so many milliseconds too late, or had not come by then.
+    Late { place: Place, attempt: u32, what: &'static str, due: i64, millis: i64 },
 }
 
 impl Fault {
@@ -180,11 +208,12 @@ impl Fault {
             Self::UncleanStop(_) | Self::Died { .. } | Self::CutOff { .. } | Self::CalledAgain { .. } => {
                 "clean hand-over"
             }
+            Self::Stalled { .. } | Self::Late { .. } => "the others go on",
         }
     }
 
     /// All promises, in the order of the invariants.
-    pub const PROMISES: [&'static str; 9] = [
+    pub const PROMISES: [&'static str; 10] = [
         "nothing lost",
         "routed exactly once",
         "never early",
@@ -194,6 +223,7 @@ impl Fault {
         "aborted unseen",
         "committed to the end",
         "clean hand-over",
+        "the others go on",
     ];
 }
 
@@ -208,6 +238,7 @@ pub fn verify(seen: &Seen) -> Vec<Fault> {
     check_reach(seen, &mut faults);
     order::check(seen, &mut faults);
     hand_over::check(seen, &mut faults);
+    liveness::check(seen, &mut faults);
     faults
 }
 

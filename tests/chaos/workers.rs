@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::children::{Process, free_ports};
+use super::source::Flood;
 use super::support::pipeline::yaml;
 use super::support::processor::now;
 use super::variant::{DRAIN_SECONDS, Variant};
+use super::verdict::Fault;
 
 /// How many workers each stage has.
 pub const STAGES: [(&str, usize); 2] = [("main", 3), ("retry", 2)];
@@ -26,12 +29,15 @@ const LOSSES: [&str; 4] =
 pub struct Told {
     pub name: String,
     pub topic: String,
+    pub dead_letter_topic: String,
+    pub partitions: usize,
     pub compacted: bool,
+    pub flood: Arc<Flood>,
 }
 
 pub struct Worker {
     pub name: String,
-    stage: &'static str,
+    pub stage: &'static str,
     port: u16,
     life: u32,
     process: Option<Process>,
@@ -124,8 +130,15 @@ impl Worker {
         self.process.as_mut().filter(|_| self.asked.is_none()).and_then(Process::ended)
     }
 
-    pub fn kill(&mut self) {
+    pub fn ended_by_itself(&self, status: std::process::ExitStatus) -> Fault {
+        Fault::Died { worker: self.name.clone(), status: status.to_string() }
+    }
+
+    /// Kills it. How it ended, if it had ended by itself.
+    pub fn kill(&mut self) -> Option<std::process::ExitStatus> {
+        let ended = self.died();
         self.process = None;
+        ended
     }
 
     pub fn signal(&self, name: &str) {

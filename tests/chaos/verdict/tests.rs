@@ -24,7 +24,7 @@ fn faultless() -> Seen {
     ];
     let mut now = 1_000;
     for (place, key, statuses) in records {
-        let original = Original { key: Some(key.into()), standing: Standing::Readable };
+        let original = Original { key: Some(key.into()), standing: Standing::Readable, written: now };
         seen.originals.insert(place, original);
         for (attempt, &status) in (1..).zip(statuses) {
             let caller = if attempt == 1 { "main-1/1" } else { "retry-1/1" }.to_owned();
@@ -33,16 +33,16 @@ fn faultless() -> Seen {
             now += 5;
             if status == 503 && attempt < MAX_ATTEMPTS {
                 now += DELAYS[attempt as usize - 1];
-                seen.retries.push(Retry { place, attempts: attempt, due: now, intact: true, unanswered: false });
+                seen.retries.push(retry_record(place, attempt, now));
             }
             let reason = if status == 422 { Reason::Permanent } else { Reason::AttemptsExhausted };
             if status == 422 || attempt == MAX_ATTEMPTS {
-                seen.letters.push(Letter { place, attempts: attempt, reason, intact: true, unanswered: false });
+                with_a_dead_letter_for(&mut seen, place, attempt, reason);
             }
         }
     }
     for (place, standing) in [(ABORTED, Standing::Aborted), (SUPERSEDED, Standing::Superseded)] {
-        seen.originals.insert(place, Original { key: Some("a".into()), standing });
+        seen.originals.insert(place, Original { key: Some("a".into()), standing, written: now });
     }
     let topic = "orders".to_owned();
     seen.reach = vec![Reach { topic, partition: 0, end: 5, log_end: 7, committed: Some(6) }];
@@ -59,13 +59,19 @@ fn call(seen: &mut Seen, place: Place, attempt: u32) -> &mut Call {
     seen.calls.iter_mut().find(|call| (call.place, call.attempt) == (place, attempt)).unwrap()
 }
 
+fn retry_record(place: Place, attempts: u32, due: i64) -> Retry {
+    let (at, written) = ((0, due), due - DELAYS[0]);
+    Retry { place, at, written, attempts, due, intact: true, unanswered: false }
+}
+
 fn retry(seen: &mut Seen, place: Place) -> &mut Retry {
     seen.retries.iter_mut().find(|retry| retry.place == place).unwrap()
 }
 
 /// A run in which every attempt of these failed for want of an answer that helps, as in an outage.
 fn with_a_dead_letter_for(seen: &mut Seen, place: Place, attempts: u32, reason: Reason) {
-    seen.letters.push(Letter { place, attempts, reason, intact: true, unanswered: false });
+    let written = call(seen, place, attempts).answered.map_or(0, |(at, _)| at + 1);
+    seen.letters.push(Letter { place, written, attempts, reason, intact: true, unanswered: false });
 }
 
 #[test]
@@ -176,7 +182,7 @@ fn an_outage_makes_dead_letters_that_are_no_fault() {
     statuses.for_each(|call| call.answered = call.answered.map(|(at, _)| (at, 503)));
     let first = call(&mut seen, GOOD, 1).clone();
     seen.calls.push(Call { began: 8_000, answered: Some((8_001, 503)), caller: "main-2/1".into(), ..first.clone() });
-    seen.retries.push(Retry { place: GOOD, attempts: 1, due: 8_300, intact: true, unanswered: false });
+    seen.retries.push(retry_record(GOOD, 1, 8_300));
     let caller = "retry-1/1".to_owned();
     seen.calls.push(Call { attempt: 2, began: 8_300, answered: Some((8_310, 200)), caller, ..first });
     assert_eq!(verify(&seen), []);
@@ -189,7 +195,7 @@ fn an_attempt_too_many_is_found_in_a_call_and_in_a_retry_record() {
         seen.calls.push(Call { attempt: MAX_ATTEMPTS + 1, began: 9_000, answered: Some((9_001, 503)), ..last });
         let (place, attempts) = (HOPELESS, MAX_ATTEMPTS);
         seen.terms.exactly_once = false;
-        seen.retries.push(Retry { place, attempts, due: 8_000, intact: true, unanswered: false });
+        seen.retries.push(retry_record(place, attempts, 8_000));
     };
     let too_many = |attempts| Fault::TooManyAttempts { place: HOPELESS, attempts };
     assert_eq!(faults_after(asked), [too_many(MAX_ATTEMPTS), too_many(MAX_ATTEMPTS + 1)]);
@@ -250,7 +256,7 @@ fn a_lane_that_waits_for_retries_is_held_to_the_end_of_them() {
         // The last record of the lane of one that fails once.
         let ended = call(&mut seen, FAILS_ONCE, 2).answered.unwrap().0;
         let (place, caller, began) = ((0, 6), "main-2/1".to_owned(), ended + until);
-        let original = Original { key: Some("b".into()), standing: Standing::Readable };
+        let original = Original { key: Some("b".into()), standing: Standing::Readable, written: began };
         seen.originals.insert(place, original);
         seen.calls.push(Call { place, attempt: 1, caller, intact: true, began, answered: Some((began + 1, 200)) });
         verify(&seen)
