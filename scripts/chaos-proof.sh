@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # chaos-proof.sh [MUTANT…]: prove that the chaos test finds what it looks for. Each patch in tests/chaos/mutants breaks a
 # promise of the engine on purpose; with it applied to a copy of the tree, the test must fail and name the fault that the patch
-# says it expects. Without arguments, all of them: two to four minutes each.
+# says it expects, for as many minutes and with the seed that it says, if it does. Without arguments, all of them: two to four minutes each.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/needs.sh build test
@@ -35,8 +35,8 @@ for patch in "${patches[@]}"; do
   git apply --directory=target/proof/tree "$patch"
   (cd "$proof/tree" && cargo test --locked --test chaos --no-run) >"$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }
   began=$SECONDS
-  minutes=${LAZARET_CHAOS_MINUTES:-$(said Minutes "$patch")}
-  if (cd "$proof/tree" && LAZARET_CHAOS_MINUTES=$minutes cargo test --locked --test chaos every_promise -- --nocapture) >>"$log" 2>&1; then
+  minutes=${LAZARET_CHAOS_MINUTES:-$(said Minutes "$patch")} seed=${LAZARET_CHAOS_SEED:-$(said Seed "$patch")}
+  if (cd "$proof/tree" && LAZARET_CHAOS_MINUTES=$minutes LAZARET_CHAOS_SEED=$seed cargo test --locked --test chaos every_promise -- --nocapture) >>"$log" 2>&1; then
     verdict="NOT CAUGHT"
   else
     verdict=$(sed -n 's/^found  *//p' "$log")
