@@ -69,14 +69,14 @@ impl Scopes {
     fn name(&self, mention: Mention) -> Name {
         let Mention { scope, path, line, import, is_exported, is_global } = mention;
         let of = self.file_of(&scope).expect("what is scanned is in a file");
-        let path = if is_global { path } else { self.from_root(&scope, &path, import.is_some(), MAX_HOPS) };
+        let path = if is_global { path } else { self.absolute(&scope, &path, import.is_some(), MAX_HOPS) };
         let module = self.file_of(&self.defined(path.clone(), MAX_HOPS));
         let is_beneath = module.as_ref().is_some_and(|module| module.starts_with(&of));
         Name { is_re_export: is_exported && is_beneath, of, line, path, module }
     }
 
     /// The path from its root, as far as the module itself says where it leads.
-    fn from_root(&self, scope: &[String], path: &[String], is_import: bool, hops: usize) -> Vec<String> {
+    fn absolute(&self, scope: &[String], path: &[String], is_import: bool, hops: usize) -> Vec<String> {
         let (first, rest) = path.split_first().expect("a path has a segment");
         let import = self.imports.get(scope).and_then(|imports| imports.get(first));
         match first.as_str() {
@@ -84,17 +84,17 @@ impl Scopes {
             // The binary calls the library by its name.
             "lazaret" => [&["crate".to_owned()], rest].concat(),
             "self" if rest.is_empty() => scope.to_vec(),
-            "self" => self.from_root(scope, rest, is_import, hops),
+            "self" => self.absolute(scope, rest, is_import, hops),
             "super" => {
                 let parent = &scope[..scope.len().saturating_sub(1).max(1)];
                 let is_above = rest.first().is_some_and(|next| next == "super");
-                if is_above { self.from_root(parent, rest, is_import, hops) } else { [parent, rest].concat() }
+                if is_above { self.absolute(parent, rest, is_import, hops) } else { [parent, rest].concat() }
             }
             _ if self.modules.contains(&[scope, std::slice::from_ref(first)].concat()) => [scope, path].concat(),
             _ => match import {
                 // `use log::log` names the crate.
                 Some(imported) if hops > 0 && !(is_import && imported.first() == Some(first)) => {
-                    [&self.from_root(scope, imported, true, hops - 1), rest].concat()
+                    [&self.absolute(scope, imported, true, hops - 1), rest].concat()
                 }
                 _ => path.to_vec(),
             },
@@ -107,7 +107,7 @@ impl Scopes {
             let (module, rest) = path.split_at(length);
             let Some(imported) = self.imports.get(module).and_then(|imports| imports.get(&rest[0])) else { continue };
             if hops > 0 && self.modules.contains(module) && !self.modules.contains(&path[..=length]) {
-                let path = [&self.from_root(module, imported, true, hops), &rest[1..]].concat();
+                let path = [&self.absolute(module, imported, true, hops), &rest[1..]].concat();
                 return self.defined(path, hops - 1);
             }
         }
