@@ -10,7 +10,7 @@ use lazaret::kafka::topics::{TopicError, Topics};
 use super::endpoint::{Endpoint, Trouble};
 use super::liveness::{LATE, STALLED};
 use super::run::Happened;
-use super::schedule::Kind;
+use super::schedule::{Kind, LOPSIDED};
 use super::support::eventually_within;
 use super::verdict::Fault;
 use super::workers::{Stop, Told};
@@ -24,8 +24,9 @@ pub struct Known {
     pub aftermath: i64,
 }
 
-/// While these are here, a run reports what they lead to and does not fail for it. Whoever mends one deletes its entry: the
-/// fault is then judged like any other.
+/// While these are here, a run draws their faults only where `LAZARET_CHAOS_KNOWN_DEFECTS` is set, reports what they lead to and
+/// does not fail for it: a partition that stands still until the end is judged as lost records, though, and that fails.
+/// Whoever mends one deletes its entry: the fault is then drawn and judged like any other.
 pub const KNOWN_DEFECTS: [Known; 2] = [
     Known {
         kind: Kind::DeadLettersRefused,
@@ -42,6 +43,13 @@ pub const KNOWN_DEFECTS: [Known; 2] = [
         aftermath: 30_000,
     },
 ];
+
+/// The kinds that a run draws from.
+pub fn drawn() -> Vec<Kind> {
+    let with_defects = std::env::var_os("LAZARET_CHAOS_KNOWN_DEFECTS").is_some();
+    let is_known = |kind: &Kind| KNOWN_DEFECTS.iter().any(|known| known.kind == *kind);
+    LOPSIDED.into_iter().filter(|kind| with_defects || !is_known(kind)).collect()
+}
 
 /// What the change of a topic may take while brokers are well.
 const CHANGE: Duration = Duration::from_secs(30);

@@ -114,7 +114,7 @@ const GENTLE: [Kind; 6] =
     [Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerAway, Kind::WorkerAway, Kind::WorkerKill];
 
 /// And before those, one after the other and while all else is well, some that hit one and must spare the others.
-const LOPSIDED: [Kind; 5] = [
+pub const LOPSIDED: [Kind; 5] = [
     Kind::KeyUnanswered,
     Kind::PartitionFails,
     Kind::DeadLettersRefused,
@@ -159,14 +159,15 @@ impl Planned {
     }
 }
 
-/// Draws faults that begin within `period`. At no time is more than one broker disturbed, nor a worker by two faults.
-pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<Planned> {
+/// Draws faults that begin within `period`, those that are lopsided from `kinds`. At no time is more than one broker disturbed,
+/// nor a worker by two faults.
+pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize, kinds: &[Kind]) -> Vec<Planned> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut planned, mut deck, mut at, mut gentle) = (vec![], GENTLE[..2].to_vec(), JOINING, true);
     let mut lopsided = vec![];
     let mut free = vec![Duration::ZERO; workers];
     let (mut whole, mut well) = (Duration::ZERO, Duration::ZERO);
-    at = plan_lopsided(&mut rng, at, period, &mut lopsided, &mut planned);
+    at = plan_lopsided(&mut rng, at, period, kinds, &mut lopsided, &mut planned);
     loop {
         at += Duration::from_millis(rng.random_range(PAUSE));
         if at >= period {
@@ -178,7 +179,7 @@ pub fn plan(seed: u64, period: Duration, workers: usize, brokers: usize) -> Vec<
             deck.shuffle(&mut rng);
             let ends = planned.iter().map(Planned::end).max().unwrap_or_default();
             if gentle {
-                at = plan_lopsided(&mut rng, at.max(ends + CALM), period, &mut lopsided, &mut planned);
+                at = plan_lopsided(&mut rng, at.max(ends + CALM), period, kinds, &mut lopsided, &mut planned);
                 continue;
             }
         }
@@ -216,12 +217,13 @@ fn plan_lopsided(
     rng: &mut StdRng,
     mut at: Duration,
     period: Duration,
+    kinds: &[Kind],
     deck: &mut Vec<Kind>,
     planned: &mut Vec<Planned>,
 ) -> Duration {
     for _ in 0..LOPSIDED_AT_A_TIME {
         if deck.is_empty() {
-            *deck = LOPSIDED.to_vec();
+            *deck = kinds.to_vec();
             deck.shuffle(rng);
         }
         let (Some(kind), true) = (deck.pop(), at < period) else { return at };
@@ -238,14 +240,14 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_faults_again_and_another_one_others() {
-        assert_eq!(plan(1, SMALL, 5, 3), plan(1, SMALL, 5, 3));
-        assert_ne!(plan(1, SMALL, 5, 3), plan(2, SMALL, 5, 3));
+        assert_eq!(plan(1, SMALL, 5, 3, &LOPSIDED), plan(1, SMALL, 5, 3, &LOPSIDED));
+        assert_ne!(plan(1, SMALL, 5, 3, &LOPSIDED), plan(2, SMALL, 5, 3, &LOPSIDED));
     }
 
     #[test]
     fn no_two_brokers_are_disturbed_at_once_and_no_worker_twice() {
         for seed in 0..200 {
-            let planned = plan(seed, Duration::from_secs(300), 5, 3);
+            let planned = plan(seed, Duration::from_secs(300), 5, 3, &LOPSIDED);
             for (index, one) in planned.iter().enumerate() {
                 let later = planned[index + 1..].iter().filter(|other| other.at < one.end());
                 for other in later {
@@ -261,7 +263,7 @@ mod tests {
     #[test]
     fn a_small_run_has_kills_pauses_broker_faults_and_lopsided_ones() {
         for seed in 0..200 {
-            let planned = plan(seed, SMALL, 5, 3);
+            let planned = plan(seed, SMALL, 5, 3, &LOPSIDED);
             let count = |wanted: fn(Kind) -> bool| planned.iter().filter(|fault| wanted(fault.kind)).count();
             assert!(count(|kind| kind == Kind::WorkerKill) >= 2, "{planned:?}");
             assert!(count(|kind| kind == Kind::WorkerPause) >= 1, "{planned:?}");
@@ -273,7 +275,7 @@ mod tests {
     #[test]
     fn five_minutes_have_every_lopsided_fault() {
         for seed in 0..200 {
-            let planned = plan(seed, Duration::from_secs(300), 5, 3);
+            let planned = plan(seed, Duration::from_secs(300), 5, 3, &LOPSIDED);
             assert!(LOPSIDED.iter().all(|kind| planned.iter().any(|fault| fault.kind == *kind)), "{planned:?}");
         }
     }
