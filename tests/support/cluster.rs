@@ -131,8 +131,8 @@ pub async fn let_pods_end(client: &Client, namespace: &str) {
     let (deployments, pods): (Api<Deployment>, Api<Pod>) =
         (Api::namespaced(client.clone(), namespace), Api::namespaced(client.clone(), namespace));
     deployments.delete_collection(&Default::default(), &Default::default()).await.unwrap();
-    super::eventually(&format!("the pods of {namespace} are gone"), async || {
-        pods.list(&Default::default()).await.ok()?.items.is_empty().then_some(())
+    super::eventually_ok(&format!("the pods of {namespace} are gone"), async || {
+        pods.list(&Default::default()).await.map(|left| left.items.is_empty().then_some(()))
     })
     .await;
 }
@@ -262,9 +262,8 @@ pub async fn wait_until_gone<K>(api: &Api<K>, name: &str)
 where
     K: Resource + Clone + Debug + DeserializeOwned + Serialize + Send + 'static,
 {
-    super::eventually(&format!("{name} is gone"), async || match api.get_opt(name).await {
-        Ok(None) => Some(()),
-        _ => None,
+    super::eventually_ok(&format!("{name} is gone"), async || {
+        api.get_opt(name).await.map(|left| left.is_none().then_some(()))
     })
     .await;
 }

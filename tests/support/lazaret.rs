@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -41,8 +41,23 @@ impl Lazaret {
         Self { child, is_known_to_end: AtomicBool::new(false), output, log }
     }
 
+    /// Starts a worker that runs a stage of a pipeline, which is given as YAML, on this Kafka.
+    pub fn worker(kafka: &str, stage: &str, yaml: &str, listen: &str, environment: &[(&str, &str)]) -> Self {
+        let file = format!("{}/{}.yaml", env!("CARGO_TARGET_TMPDIR"), super::unique("worker"));
+        std::fs::write(&file, yaml).unwrap();
+        let args = ["worker", "--stage", stage, "--file", &file, "--bootstrap-servers", kafka, "--listen", listen];
+        Self::start_with(&args, environment)
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The most memory that it has had, in MiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
     pub fn output(&self) -> String {
@@ -61,6 +76,11 @@ impl Lazaret {
 
     /// Waits until the output or the log has `text`, and returns the rest of that line.
     pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait_within(DEADLINE, text)
+    }
+
+    /// The same, where it is promised when it has.
+    pub fn wait_within(&mut self, deadline: Duration, text: &str) -> String {
         let began = Instant::now();
         loop {
             for all in [self.output(), self.log()] {
@@ -73,8 +93,8 @@ impl Lazaret {
             let ended = self.child.try_wait().unwrap();
             let (output, log) = (self.output(), self.log());
             assert!(ended.is_none(), "it ended with {ended:?} before it said {text:?}\n{output}\n{log}");
-            assert!(began.elapsed() < DEADLINE, "it never said {text:?}\n{output}\n{log}");
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            assert!(began.elapsed() < deadline, "it did not say {text:?} within {deadline:?}\n{output}\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -96,7 +116,7 @@ impl Lazaret {
                 return status;
             }
             assert!(began.elapsed() < DEADLINE, "it does not end\n{}", self.log());
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -7,13 +7,14 @@ pub mod collector;
 pub mod engine;
 pub mod lazaret;
 pub mod link;
+pub mod own_kafka;
 pub mod pipeline;
 pub mod pods;
 pub mod ports;
 pub mod processor;
 pub mod topics;
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -101,17 +102,43 @@ pub async fn eventually_within<T, F: AsyncFnMut() -> Option<T>>(deadline: Durati
     answer.unwrap_or_else(|_| panic!("waited {deadline:?} in vain: {what}"))
 }
 
-/// Watches something that must stay as it is, for as long as one can wait for it not to change.
-pub async fn stays<T: PartialEq + Debug>(period: Duration, what: &str, mut probe: impl AsyncFnMut() -> T) -> T {
-    let first = probe().await;
-    let mut every = tokio::time::interval(period / 40);
-    let watched = async {
+/// Waits until `probe` has an answer. It may fail meanwhile; when there never is one, the last error is said.
+pub async fn eventually_ok<T, E: Display>(what: &str, probe: impl AsyncFnMut() -> Result<Option<T>, E>) -> T {
+    eventually_ok_within(DEADLINE, what, probe).await
+}
+
+/// The same, for what takes its time, or is promised sooner.
+pub async fn eventually_ok_within<T, E: Display>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<Option<T>, E>,
+) -> T {
+    let mut last_error = None;
+    let answered = async {
         loop {
-            every.tick().await;
-            assert_eq!(probe().await, first, "{what}");
+            match probe().await {
+                Ok(Some(answer)) => return answer,
+                Ok(None) => last_error = None,
+                Err(error) => last_error = Some(error.to_string()),
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
     };
-    let _: Result<(), _> = tokio::time::timeout(period, watched).await;
+    let answer = tokio::time::timeout(deadline, answered).await;
+    answer.unwrap_or_else(|_| {
+        let error = last_error.map_or(String::new(), |error| format!("; it failed last with: {error}"));
+        panic!("waited {deadline:?} in vain: {what}{error}")
+    })
+}
+
+/// Watches something that must stay as it is, for as long as one can wait for it not to change.
+pub async fn stays<T: PartialEq + Debug>(period: Duration, what: &str, mut probe: impl AsyncFnMut() -> T) -> T {
+    let (first, began) = (probe().await, Instant::now());
+    // A probe that blocks would never let a timeout have its turn.
+    while began.elapsed() < period {
+        tokio::time::sleep(period / 40).await;
+        assert_eq!(probe().await, first, "{what}");
+    }
     first
 }
 

@@ -1,6 +1,6 @@
 //! A user's HTTP endpoint that does what each record tells it to, and remembers every call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -43,8 +43,8 @@ impl Call {
 
 /// A running endpoint. A record is a JSON object:
 /// `id`, `key` (for `Call::beside`), `answers` (a status for each attempt, the last one from then on; 200 by default),
-/// `pauseMs` (before the answer), `hold` (no answer before [`Endpoint::let_go`]). While [`Endpoint::fail_all`] holds, the
-/// answer is another one.
+/// `pauseMs` (before the answer), `hold` (no answer before [`Endpoint::let_go`]; where it is a name, [`Endpoint::let_go_of`]
+/// that name will do). While [`Endpoint::fail_all`] holds, the answer is another one.
 pub struct Endpoint {
     pub url: String,
     shared: Arc<Shared>,
@@ -53,17 +53,29 @@ pub struct Endpoint {
 struct Shared {
     calls: Mutex<Vec<Call>>,
     running: Mutex<HashMap<String, usize>>,
-    held: watch::Sender<bool>,
+    let_go: watch::Sender<LetGo>,
     /// Answered to every call, 0 for what its record asks for.
     outage: AtomicU16,
 }
 
+/// Which calls are held no more.
+#[derive(Default)]
+struct LetGo {
+    all: bool,
+    names: BTreeSet<String>,
+}
+
 impl Endpoint {
     pub async fn start() -> Self {
-        let (held, _) = watch::channel(true);
-        let shared =
-            Arc::new(Shared { calls: Mutex::default(), running: Mutex::default(), held, outage: AtomicU16::default() });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1").await
+    }
+
+    /// Starts one at another address of this machine.
+    pub async fn start_at(address: &str) -> Self {
+        let (let_go, _) = watch::channel(LetGo::default());
+        let (calls, running, outage) = Default::default();
+        let shared = Arc::new(Shared { calls, running, let_go, outage });
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let url = format!("http://{}/orders", listener.local_addr().unwrap());
         let router = Router::new().fallback(answer).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -83,9 +95,19 @@ impl Endpoint {
         self.shared.outage.store(status.unwrap_or(0), Ordering::SeqCst);
     }
 
+    /// How many calls are under way.
+    pub fn running(&self) -> usize {
+        self.shared.running.lock().unwrap().values().sum()
+    }
+
     /// Answers every call that is held, and all later ones.
     pub fn let_go(&self) {
-        self.shared.held.send_replace(false);
+        self.shared.let_go.send_modify(|let_go| let_go.all = true);
+    }
+
+    /// Answers the calls that are held by this name, and all later ones.
+    pub fn let_go_of(&self, name: &str) {
+        self.shared.let_go.send_modify(|let_go| _ = let_go.names.insert(name.to_owned()));
     }
 }
 
@@ -103,8 +125,9 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Byt
         *count - 1
     };
     tokio::time::sleep(Duration::from_millis(order["pauseMs"].as_u64().unwrap_or(0))).await;
-    if order["hold"].as_bool().unwrap_or(false) {
-        let _ = shared.held.subscribe().wait_for(|held| !held).await;
+    if order["hold"].is_string() || order["hold"] == true {
+        let name = order["hold"].as_str().unwrap_or_default();
+        let _ = shared.let_go.subscribe().wait_for(|let_go| let_go.all || let_go.names.contains(name)).await;
     }
     *shared.running.lock().unwrap().entry(text("key")).or_default() -= 1;
     let answers = order["answers"].as_array().cloned().unwrap_or_default();
