@@ -7,6 +7,7 @@ use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::counter::Counter;
+use lazaret::worker::load::{Pause, STAGE_BYTES};
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 
@@ -372,9 +373,14 @@ async fn a_backlog_beyond_the_memory_cap_waits_in_kafka_and_then_flows_without_a
         let assignment = engine.metrics(Stage::Main).assignment();
         assignment.values().map(|load| load.bytes()).sum::<usize>()
     };
-    let cap = lazaret::worker::load::STAGE_BYTES;
+    let cap = STAGE_BYTES;
     eventually("the cap is reached", async || (held() > cap * 9 / 10).then_some(())).await;
-    // Long enough for as much again to have come in, had the partitions not been paused.
+    let is_paused = async || {
+        let assignment = engine.metrics(Stage::Main).assignment();
+        assignment.values().all(|load| load.paused() == Some(Pause::Memory)).then_some(())
+    };
+    eventually("both partitions are paused", is_paused).await;
+    // As much again would have come in meanwhile, were they not.
     let within = async || held() < cap + (8 << 20);
     assert!(stays(Duration::from_secs(1), "no more is held than the cap allows", within).await);
     endpoint.let_go();
