@@ -5,10 +5,12 @@ use std::sync::Arc;
 use insta::assert_snapshot;
 use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
+use rdkafka::types::RDKafkaErrorCode;
 use serde_json::{Value, json};
 
 use super::build::{build_kafka_topics, build_workers};
 use super::dereference::{Found, KafkaFound, TopicFound};
+use super::error::{Error, Said, with_causes};
 use super::observe::{StageState, TopicState};
 use super::status::{self, Outcome};
 use super::strimzi::Strimzi;
@@ -16,6 +18,7 @@ use super::validate::{Invalid, TopicStep, ValidatedPipeline, validate};
 use crate::api::file;
 use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::domain::topic::TopicShape;
+use crate::kafka::topics::TopicError;
 
 /// A pipeline as the API server has it, a day old.
 fn pipeline(name: &str, spec: &str) -> ErrorHandlingPipeline {
@@ -397,4 +400,56 @@ fn a_warning_is_there_only_while_there_is_something_to_say() {
     object.status = Some(status);
     let status = status::status(&object, &applied(2, None), at(2));
     assert_eq!(status::find(&status, status::WARNING), None);
+}
+
+#[test]
+fn a_topic_that_is_being_deleted_is_waited_for() {
+    let spec = json!({"partitions": 3, "config": {"cleanup.policy": "delete"}});
+    let mut going = kafka_topic(json!({"strimzi.io/cluster": "main", "lazaret.dev/pipeline": "orders"}), spec);
+    let TopicFound::Object(topic) = &mut going else { unreachable!() };
+    topic.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+    let waiting = step(SMALL, &with_topic("orders.dlt", going), 2);
+    let (reason, message) = refusal(&waiting);
+    assert_eq!(reason, "TopicDeleting");
+    assert!(message.contains("KafkaTopic `orders.dlt` is being deleted"), "{message}");
+    let mut outcome = applied(2, Some(message));
+    let Outcome::Applied { topics, .. } = &mut outcome else { unreachable!() };
+    topics[0].trouble = Some((reason.to_owned(), message.to_owned()));
+    let status = status::status(&pipeline("orders", SMALL), &outcome, at(2));
+    let (ready, progressing) = (status::find(&status, status::READY).unwrap(), status::PROGRESSING);
+    assert_eq!((&*ready.status, &*ready.reason), ("False", "TopicDeleting"));
+    assert_eq!(status::find(&status, progressing).unwrap().status, "True", "nobody has to do anything");
+}
+
+#[test]
+fn what_kafka_refuses_is_said_with_the_topic() {
+    let refused = TopicError::Refused { topic: "orders.dlt".into(), code: RDKafkaErrorCode::TopicAuthorizationFailed };
+    // Whether it is there could not be seen.
+    let unseen = with_topic("orders.dlt", TopicFound::Unknown(refused.reason(), with_causes(&refused)));
+    let unseen = step(SMALL, &unseen, 2);
+    assert_eq!(refusal(&unseen).0, "KafkaRefused");
+    assert!(refusal(&unseen).1.contains("the cluster refused topic orders.dlt"), "{unseen:?}");
+    // Nor could it be made.
+    let error = Error::Topics(refused);
+    assert_eq!((error.reason(), error.said()), ("KafkaRefused", Said::AtOnce));
+    assert!(error.in_words().contains("orders.dlt"), "{}", error.in_words());
+    let failed = Outcome::Failed(error.reason(), error.in_words());
+    let status = status::status(&pipeline("orders", SMALL), &failed, at(1));
+    let ready = status::find(&status, status::READY).unwrap();
+    assert_eq!((&*ready.status, &*ready.reason, &*ready.message), ("False", "KafkaRefused", &*error.in_words()));
+}
+
+#[test]
+fn what_the_api_server_does_not_do_is_said_in_its_words_when_it_goes_on() {
+    let answer = |code, message: &str| {
+        let status = json!({"status": "Failure", "code": code, "reason": "InternalError", "message": message});
+        Error::Api(kube::Error::Api(serde_json::from_value(status).unwrap()))
+    };
+    let error = answer(500, "etcd has no space");
+    assert_eq!((error.reason(), error.said()), ("ApiServerError", Said::AfterSome));
+    assert_eq!(error.in_words(), "the API server refused: etcd has no space");
+    assert_eq!((Error::Timeout.reason(), Error::Timeout.said()), ("ApiServerError", Said::AfterSome));
+    assert_eq!(Error::Timeout.in_words(), "the API server did not answer in time");
+    let invalid = answer(422, "no such field");
+    assert_eq!((invalid.reason(), invalid.said()), ("ApiServerError", Said::AtOnce), "to wait does not help");
 }
