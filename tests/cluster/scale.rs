@@ -1,5 +1,5 @@
 //! Many pipelines at once, many dead letters, and what they cost: `make scale-test` makes 200 pipelines and a million dead
-//! letters, and prints what it saw.
+//! letters, prints what it saw, and fails where that is more than twice what the README says of them.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,14 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use crate::site::{Site, in_site, metric};
 use crate::support::cluster::kafka_from_here;
 use crate::support::lazaret::{Lazaret, bash};
-use crate::support::{comes_to_rest, eventually_within, stays, topics};
+use crate::support::{comes_to_rest, eventually_ok_within, eventually_within, stays, topics};
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
+
+/// Twice the memory that the README says, in MiB: of 200 pipelines, and of a million dead letters.
+const MEMORY: u64 = 200;
 
 /// What an operator has done so far: reconciles, and requests by method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +32,6 @@ fn done(operator: &mut Lazaret) -> Done {
     let mut requests = |method| metric(operator, &format!("lazaret_operator_api_requests_total{{method=\"{method}\""));
     let (reads, patches, lease) = (requests("GET"), requests("PATCH"), requests("PUT"));
     Done { reconciles: metric(operator, "lazaret_operator_reconciles_total"), reads, patches, lease }
-}
-
-/// The most memory that a process has had, in MiB.
-fn peak_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
 /// The processor time that a process has had.
@@ -99,7 +95,7 @@ async fn many_pipelines_get_ready_and_then_cost_nothing() {
             busy.reconciles,
             busy.reads,
             busy.patches,
-            peak_memory(operator.pid()),
+            operator.peak_memory(),
         );
         println!(
             "idle for {} s: {} reconciles, {} reads, {} patches, {} renewals of the lease",
@@ -109,7 +105,16 @@ async fn many_pipelines_get_ready_and_then_cost_nothing() {
             rested.patches - busy.patches,
             rested.lease - busy.lease,
         );
+        assert!(took <= Duration::from_secs(164), "{took:?} until all were Ready");
+        assert!(busy.reconciles <= 8 * count, "a pipeline takes four reconciles: {busy:?}");
+        assert!(busy.reads + busy.patches <= 170 * count + 100, "a pipeline takes 83 requests: {busy:?}");
+        // A read every ten seconds, a renewal of the lease every two, and nothing else.
+        let seconds = idle.as_secs();
+        assert_eq!((rested.reconciles, rested.patches), (busy.reconciles, busy.patches));
+        assert!(rested.reads - busy.reads <= 2 * (seconds / 10 + 1), "{busy:?}, {rested:?}");
+        assert!(rested.lease - busy.lease <= 2 * (seconds / 2 + 1), "{busy:?}, {rested:?}");
         what_moving_records_cost(site, &mut operator, count).await;
+        assert!(operator.peak_memory() <= MEMORY, "{} MiB", operator.peak_memory());
     })
     .await;
 }
@@ -138,13 +143,17 @@ async fn what_moving_records_cost(site: &Site, operator: &mut Lazaret, pipelines
         (after.reads - before.reads) as f64 / took,
         (after.patches - before.patches) as f64 / took,
         100.0 * (worked_since - worked).as_secs_f64() / took,
-        peak_memory(operator.pid()),
+        operator.peak_memory(),
     );
+    // A look at Kafka every two seconds takes three requests, and a status is written every three seconds at most; twice that.
+    let most = |each: f64| 2.0 * each * pipelines as f64 * (took + 2.0);
+    assert!((asked_since - asked) as f64 <= most(1.5), "{} requests to Kafka", asked_since - asked);
+    assert!((after.patches - before.patches) as f64 <= most(1.0 / 3.0), "{before:?}, {after:?}");
     let lag: u64 = rate * seconds;
-    eventually_within(Duration::from_secs(120), "the lag of all is what was written", async || {
-        let pipelines = site.pipelines.list(&Default::default()).await.ok()?.items;
+    eventually_ok_within(Duration::from_secs(120), "the lag of all is what was written", async || {
+        let pipelines = site.pipelines.list(&Default::default()).await?.items;
         let known: i64 = pipelines.iter().filter_map(|pipeline| pipeline.status.as_ref()?.lag).sum();
-        (known == lag as i64).then_some(())
+        Ok::<_, kube::Error>((known == lag as i64).then_some(()))
     })
     .await;
     assert_eq!(done(operator).reconciles, before.reconciles, "nothing is reconciled because records move");
@@ -163,8 +172,10 @@ async fn a_great_many_dead_letters_are_counted_to_the_last() {
         stream::iter(0..count).for_each_concurrent(10_000, |n| write_dead_letter(&producer, &topic, n)).await;
         let began = Instant::now();
         let mut operator = site.operator();
-        eventually_within(Duration::from_secs(300), "all are counted", async || {
-            let letters = site.pipelines.get("orders").await.ok()?.status?.dead_letters?;
+        // Twice what is said of a million, and what it takes to start beside others.
+        let seconds = 20 + 40 * count / 1_000_000;
+        site.says_within(Duration::from_secs(seconds), "orders", "all are counted", |status| {
+            let letters = status.dead_letters.as_ref()?;
             (letters.total == count as i64 && letters.causes.len() == 3).then_some(())
         })
         .await;
@@ -172,8 +183,9 @@ async fn a_great_many_dead_letters_are_counted_to_the_last() {
         println!(
             "{count} dead letters: counted {:.1} s after the operator was started; peak memory {} MiB",
             began.elapsed().as_secs_f64(),
-            peak_memory(operator.pid())
+            operator.peak_memory()
         );
+        assert!(operator.peak_memory() <= MEMORY, "{} MiB", operator.peak_memory());
     })
     .await;
 }
