@@ -9,21 +9,21 @@ use crate::support::cluster::{
     self, KAFKA, KAFKA_NAMESPACE, apply, deployment, in_namespace, in_namespace_where, kafka_from_here, wait_for,
     worker,
 };
-use crate::support::{eventually, topics, unique};
+use crate::support::{eventually, eventually_ok, topics, unique};
 
 /// The log of the only pod that a Deployment has, once it satisfies the test.
 async fn log_with(client: &Client, namespace: &str, deployment: &str, text: &str) -> String {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let labelled = ListParams::default().labels(&format!("app={deployment}"));
-    eventually(&format!("the log of {deployment} has {text:?}"), async || {
-        let pod = pods.list(&labelled).await.ok()?.items.pop()?.name_any();
-        for previous in [false, true] {
-            match pods.logs(&pod, &LogParams { previous, ..LogParams::default() }).await {
-                Ok(log) if log.contains(text) => return Some(log),
-                _ => {}
-            }
+    eventually_ok(&format!("the log of {deployment} has {text:?}"), async || {
+        let Some(pod) = pods.list(&labelled).await?.items.pop() else { return Ok(None) };
+        let log = async |previous| pods.logs(&pod.name_any(), &LogParams { previous, ..LogParams::default() }).await;
+        let logs = [log(false).await, log(true).await];
+        match logs.iter().flatten().find(|log| log.contains(text)) {
+            Some(log) => Ok(Some(log.clone())),
+            // Before its first restart there is no log of an earlier one.
+            None => logs.into_iter().next().unwrap_or(Ok(String::new())).map(|_| None),
         }
-        None
     })
     .await
 }

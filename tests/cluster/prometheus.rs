@@ -8,7 +8,7 @@ use kube::Client;
 use kube::api::Api;
 use tokio::net::TcpStream;
 
-use crate::support::cluster::{apply, here, kubeconfig};
+use crate::support::cluster::{apply, here, kubeconfig, wait_until_gone};
 use crate::support::eventually;
 use crate::support::ports::free_port;
 
@@ -98,10 +98,7 @@ impl ExternalMetrics {
     pub async fn end(client: &Client) {
         let services: Api<APIService> = Api::all(client.clone());
         let _ = services.delete(API, &Default::default()).await;
-        eventually("the metrics are no longer served", async || {
-            services.get_opt(API).await.ok()?.is_none().then_some(())
-        })
-        .await;
+        wait_until_gone(&services, API).await;
     }
 }
 

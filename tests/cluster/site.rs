@@ -15,10 +15,14 @@ use tokio::sync::RwLock;
 use tokio::task::JoinHandle;
 
 use crate::rights::operator_account;
-use crate::support::cluster::{apply, image, in_namespace_where, kafka_from_here, let_pods_end, wait_for};
-use crate::support::eventually;
+use crate::support::cluster::{apply, image, in_namespace_where, kafka_from_here, let_pods_end, wait_for, wait_within};
 use crate::support::lazaret::{Lazaret, bash};
+use crate::support::{DEADLINE, eventually_ok};
 use crate::topic_operator;
+
+/// How soon a status tells of records. The operator looks every two seconds; beside other tests it gets three times as long,
+/// from when it is so.
+pub const SOON: Duration = Duration::from_secs(6);
 
 /// The Kafka object of a site.
 pub const KAFKA: &str = "site";
@@ -194,7 +198,12 @@ impl Site {
 
     /// Waits for a condition of a pipeline, as it is now, to have a reason, and returns its message.
     pub async fn condition(&self, name: &str, of_type: &str, reason: &str) -> String {
-        wait_for(&self.pipelines, name, &format!("{of_type} has the reason {reason}"), |pipeline| {
+        self.condition_within(DEADLINE, name, of_type, reason).await
+    }
+
+    /// The same, where it is promised when it has.
+    pub async fn condition_within(&self, deadline: Duration, name: &str, of_type: &str, reason: &str) -> String {
+        wait_within(deadline, &self.pipelines, name, &format!("{of_type} has the reason {reason}"), |pipeline| {
             let status = pipeline.status.as_ref()?;
             let condition = status.conditions.iter().find(|condition| condition.type_ == of_type)?;
             let is_current = condition.observed_generation == pipeline.metadata.generation;
@@ -210,7 +219,18 @@ impl Site {
         what: &str,
         probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>,
     ) -> T {
-        wait_for(&self.pipelines, name, what, |pipeline| probe(pipeline.status.as_ref()?)).await
+        self.says_within(DEADLINE, name, what, probe).await
+    }
+
+    /// The same, where it is promised when it does.
+    pub async fn says_within<T>(
+        &self,
+        deadline: Duration,
+        name: &str,
+        what: &str,
+        probe: impl Fn(&ErrorHandlingPipelineStatus) -> Option<T>,
+    ) -> T {
+        wait_within(deadline, &self.pipelines, name, what, |pipeline| probe(pipeline.status.as_ref()?)).await
     }
 
     pub async fn merge(&self, name: &str, patch: Value) {
@@ -248,11 +268,8 @@ async fn none_left<K>(api: &Api<K>)
 where
     K: Clone + Debug + serde::de::DeserializeOwned,
 {
-    eventually("all are gone", async || {
-        let left = api.list(&Default::default()).await.ok()?;
-        left.items.is_empty().then_some(())
-    })
-    .await;
+    let all_gone = async || api.list(&Default::default()).await.map(|left| left.items.is_empty().then_some(()));
+    eventually_ok("all are gone", all_gone).await;
 }
 
 /// Has the cluster know pipelines.

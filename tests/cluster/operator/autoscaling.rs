@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::prometheus::ExternalMetrics;
 use crate::site::{Site, in_site};
-use crate::support::cluster::{kafka_from_here, wait_for};
-use crate::support::{eventually, topics};
+use crate::support::cluster::{kafka_from_here, wait_for, wait_until_gone};
+use crate::support::topics;
 
 fn autoscalers(site: &Site) -> Api<HorizontalPodAutoscaler> {
     Api::namespaced(site.client.clone(), &site.namespace)
@@ -40,8 +40,7 @@ async fn an_autoscaler_comes_and_goes_with_the_spec_and_decides_how_many_workers
         assert_eq!(most, 2, "as many as there are partitions");
         assert!(said.contains("lazaret_ready_records"), "{said}");
         site.merge("orders", asked_for(Value::Null)).await;
-        eventually("it is gone", async || autoscalers.get_opt("orders-consumer").await.ok()?.is_none().then_some(()))
-            .await;
+        wait_until_gone(&autoscalers, "orders-consumer").await;
         let consumer = site.deployments.get("orders-consumer").await.unwrap();
         assert_eq!(consumer.spec.replicas, Some(1));
     })
@@ -88,11 +87,10 @@ async fn scales(site: &Site) {
     })
     .await;
     assert_eq!(scaled, (3, 3), "as many as there are partitions, and no more");
-    let all = async || {
-        let status = site.deployments.get("orders-consumer").await.ok()?.status?;
-        (status.ready_replicas == Some(3)).then_some(())
-    };
-    eventually("three workers are ready", all).await;
+    wait_for(&site.deployments, "orders-consumer", "has three ready workers", |deployment| {
+        (deployment.status.as_ref()?.ready_replicas == Some(3)).then_some(())
+    })
+    .await;
     let waiting = wait_for(&autoscalers, "orders-retry", "has looked", |autoscaler| {
         let status = autoscaler.status.as_ref()?;
         let external = status.current_metrics.as_ref()?.iter().find_map(|metric| metric.external.as_ref())?;

@@ -67,7 +67,7 @@ async fn an_api_server_that_refuses_each_write_a_few_times_is_asked_again() {
         let operator = site.operator_with(&site.namespace, &proxy.kubeconfig);
         site.apply(&site.pipeline("orders", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
         let is_ready = async || {
-            let status = site.pipelines.get("orders").await.ok()?.status?;
+            let status = site.pipelines.get("orders").await.unwrap().status?;
             let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
             (ready.status == "True").then_some(())
         };
@@ -87,6 +87,26 @@ async fn an_api_server_that_refuses_each_write_a_few_times_is_asked_again() {
         site.reason("orders", "Ready").await;
         assert!(failures >= 20, "more than ten writes were refused twice and more, but only {failures} failed");
         assert!(operator.grep(&["panicked"]).is_empty());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_server_does_not_take_is_said_in_its_words_until_it_does() {
+    in_site("error", async |site| {
+        let proxy = ApiProxy::start(&site.kubeconfig, &site.namespace).await;
+        let is_deployment = |method: &Method, path: &str| method == Method::PATCH && path.contains("/deployments/");
+        proxy.disturb(move |method, path| is_deployment(method, path).then_some(StatusCode::INTERNAL_SERVER_ERROR));
+        let _operator = site.operator_with(&site.namespace, &proxy.kubeconfig);
+        site.apply(&site.pipeline("orders", "consumer: {replicas: 0}\nretry: {replicas: 0}")).await;
+        let message = site.reason("orders", "ApiServerError").await;
+        assert!(message.contains("the API server refused: a test answers with 500"), "{message}");
+        assert!(site.deployments.list(&Default::default()).await.unwrap().items.is_empty());
+        let told = async || site.events("orders").await.into_iter().find(|(reason, _)| reason == "ApiServerError");
+        eventually("an event tells of it", told).await;
+        // It is tried again by itself.
+        proxy.disturb(|_, _| None);
+        site.reason("orders", "Ready").await;
     })
     .await;
 }

@@ -1,11 +1,15 @@
 //! Where Kafka is, and what is said when it is not there.
 
+use std::time::Duration;
+
 use kube::api::{Patch, PatchParams};
+use lazaret::api::v1alpha1::ErrorHandlingPipelineStatus;
 use serde_json::json;
 
 use crate::site::in_site;
 use crate::support::cluster::kafka_from_here;
-use crate::support::topics;
+use crate::support::own_kafka::OwnKafka;
+use crate::support::{stays, topics};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_waits_for_its_kafka_and_goes_on_by_itself() {
@@ -104,6 +108,75 @@ async fn a_kafka_that_does_not_answer_is_named() {
         let message = site.reason("orders", "KafkaUnreachable").await;
         assert!(message.contains("127.0.0.1:1"), "{message}");
         assert!(site.deployments.get_opt("orders-consumer").await.unwrap().is_none());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_refuses_is_said_with_the_topic_and_tried_again_when_it_is_mended() {
+    in_site("refused", async |site| {
+        let _operator = site.operator();
+        let (kafka, name) = (kafka_from_here(), site.named("orders"));
+        let retention = |retention: &str| {
+            let topic = format!("topic: {{name: {name}, partitions: 2, config: {{retention.ms: {retention}}}}}");
+            site.pipeline("orders", &format!("{topic}\nkafka: {{bootstrapServers: '{kafka}'}}"))
+        };
+        site.apply(&retention("soon")).await;
+        let message = site.reason("orders", "KafkaRefused").await;
+        assert!(message.contains(&format!("topic {name}")), "{message}");
+        assert!(site.deployments.list(&Default::default()).await.unwrap().items.is_empty());
+        site.apply(&retention("86400000")).await;
+        site.reason("orders", "Ready").await;
+        assert_eq!(topics::config(&kafka, &name).await["retention.ms"], "86400000");
+        for topic in [name.clone(), site.named("orders.dlt"), site.named("orders.retry")] {
+            topics::delete(&kafka, &topic).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_does_not_answer_the_last_counts_stay_and_are_said_to_be_old() {
+    in_site("counts", async |site| {
+        // Only the operator reaches it. Workers would, and there are none.
+        let kafka = OwnKafka::start();
+        let _operator = site.operator();
+        let more = format!(
+            "kafka: {{bootstrapServers: '{}'}}\nconsumer: {{replicas: 0}}\nretry: {{replicas: 0}}",
+            kafka.address
+        );
+        site.apply(&site.pipeline("orders", &more)).await;
+        site.reason("orders", "Ready").await;
+        let write = async |topic: &str, records: usize| {
+            let producer = topics::producer(&kafka.address);
+            for _ in 0..records {
+                topics::write(&producer, &site.named(topic), None, Some(b"{}"), None).await;
+            }
+        };
+        write("orders", 7).await;
+        write("orders.dlt", 2).await;
+        let counts = |status: &ErrorHandlingPipelineStatus| {
+            let current = status.conditions.iter().find(|condition| condition.type_ == "CountsCurrent")?;
+            Some((current.status.clone(), status.lag?, status.dead_letters.as_ref()?.total))
+        };
+        let are = |is_current: &str, lag, letters| Some((is_current.to_owned(), lag, letters));
+        let count = async |wanted: Option<(String, i64, i64)>| {
+            let what = format!("counts {wanted:?}");
+            site.says("orders", &what, |status| (counts(status) == wanted).then_some(())).await;
+        };
+        count(are("True", 7, 2)).await;
+
+        kafka.pause();
+        let message = site.condition("orders", "CountsCurrent", "KafkaUnreachable").await;
+        assert!(message.contains("The counts are those of "), "{message}");
+        let status = async || site.pipelines.get("orders").await.unwrap().status.unwrap();
+        let seen = async || counts(&status().await);
+        let stayed = stays(Duration::from_secs(6), "the last counts stay", seen).await;
+        assert_eq!(stayed, are("False", 7, 2));
+
+        kafka.go_on();
+        write("orders", 1).await;
+        count(are("True", 8, 2)).await;
     })
     .await;
 }

@@ -1,17 +1,19 @@
 //! What the status says of records: dead letters, lag, what waits, who reads, and what moved.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use lazaret::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalanceStatus};
 use serde_json::{Value, json};
 
-use crate::site::{Site, in_site, metric};
+use crate::site::{SOON, Site, in_site, metric};
 use crate::support::cluster::{kafka_from_here, kubeconfig};
 use crate::support::lazaret::{Lazaret, bash};
-use crate::support::{eventually, topics};
+use crate::support::{eventually, eventually_ok_within, topics};
 
 /// Writes records with these amounts.
 async fn write(site: &Site, amounts: impl IntoIterator<Item = i64>) {
@@ -20,6 +22,13 @@ async fn write(site: &Site, amounts: impl IntoIterator<Item = i64>) {
         let (key, value) = (amount.to_string(), json!({"amount": amount}).to_string());
         topics::write(&producer, &site.named("orders"), Some(key.as_bytes()), Some(value.as_bytes()), None).await;
     }
+}
+
+/// Waits until a topic of the site holds so many records: from then on the status has to say so, and soon.
+async fn holds_records(site: &Site, topic: &str, count: usize) {
+    let (kafka, topic) = (kafka_from_here(), site.named(topic));
+    let is_so = async || (topics::read_all(&kafka, &topic).len() == count).then_some(());
+    eventually(&format!("{count} records are in {topic}"), is_so).await;
 }
 
 async fn scale(site: &Site, deployment: &str, replicas: i32) {
@@ -50,8 +59,9 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         })
         .await;
         write(site, -20..20).await;
+        holds_records(site, "orders.dlt", 20).await;
         let letters = site
-            .says("orders", "counts twenty dead letters", |status| {
+            .says_within(SOON, "orders", "counts twenty dead letters", |status| {
                 let letters = status.dead_letters.clone()?;
                 (letters.total == 20 && status.lag == Some(0)).then_some(letters)
             })
@@ -60,9 +70,9 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         assert_eq!((&*cause.error_type, cause.reason.as_deref(), cause.count), ("E", Some("Permanent"), 20));
         assert_eq!((letters.last_hour, letters.of_other_causes), (20, 0));
         assert!(letters.oldest.is_some() && letters.oldest <= letters.newest, "{letters:?}");
-        let message = site.condition("orders", "DeadLettersPresent", "DeadLetters").await;
+        let message = site.condition_within(SOON, "orders", "DeadLettersPresent", "DeadLetters").await;
         assert!(message.starts_with(&format!("20 dead letters in {}", site.named("orders.dlt"))), "{message}");
-        site.condition("orders", "NewErrorType", "NewErrorType").await;
+        site.condition_within(SOON, "orders", "NewErrorType", "NewErrorType").await;
         eventually("an event tells of the new error type", async || {
             site.events("orders").await.into_iter().find(|(reason, _)| reason == "NewErrorType")
         })
@@ -70,6 +80,7 @@ async fn dead_letters_are_in_the_status_by_what_they_died_of_and_stay_right_thro
         assert_eq!(metric(&mut operator, "lazaret_dead_letters{"), 20);
         every_metric_that_is_asked_for_is_there(site, &mut operator).await;
         a_worker_reads_them_for_who_is_not_in_the_cluster(site);
+        the_plugin_says_how_it_is_and_what_the_operator_would_apply(site).await;
 
         // Retention takes what is below.
         for partition in 0..3 {
@@ -142,6 +153,77 @@ fn a_worker_reads_them_for_who_is_not_in_the_cluster(site: &Site) {
     assert!(refused.contains("there is no dead letter at 0:99999"), "{refused}");
 }
 
+/// What `kubectl lazaret` answers, which ends with 0.
+fn plugin(site: &Site, arguments: &str) -> String {
+    let (binary, namespace) = (env!("CARGO_BIN_EXE_lazaret"), &site.namespace);
+    bash(&format!("KUBECONFIG={} {binary} {arguments} -n {namespace}", kubeconfig()))
+}
+
+#[track_caller]
+fn has_all(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in\n{text}");
+    }
+}
+
+async fn the_plugin_says_how_it_is_and_what_the_operator_would_apply(site: &Site) {
+    let moved = |status: &ErrorHandlingPipelineStatus| (status.rebalances.as_ref()?.count > 0).then_some(());
+    site.says("orders", "has seen partitions move", moved).await;
+    let versions = async || {
+        let pipeline = site.pipelines.get("orders").await.unwrap().metadata.generation;
+        let consumer = site.deployments.get("orders-consumer").await.unwrap();
+        (pipeline, consumer.metadata.generation, consumer.metadata.managed_fields.map(|fields| fields.len()))
+    };
+    let before = versions().await;
+    // One that is not ready, too.
+    site.apply(&site.pipeline("other", "kafka: {cluster: nowhere}")).await;
+    site.reason("other", "KafkaNotFound").await;
+    let list = plugin(site, "status");
+    let rows: Vec<Vec<_>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..6], ["NAME", "READY", "REASON", "LAG", "RETRYING", "DLT"], "{list}");
+    let row =
+        |name| rows.iter().find(|row| row.first() == Some(&name)).unwrap_or_else(|| panic!("no {name} in {list}"));
+    assert_eq!(row("orders")[1..8], ["True", "Ready", "0", "0", "20", "1/1", "1/1"], "{list}");
+    assert_eq!(row("other")[1..3], ["False", "KafkaNotFound"], "{list}");
+
+    // What its records died of, who reads which partitions, and why these moved last.
+    let page = plugin(site, "status orders");
+    let [pod] = &pods(site).await[..] else { panic!("one pod") };
+    let (heading, group) = (format!("orders in {}: ready for ", site.namespace), site.named("orders-main"));
+    has_all(&page, &[&heading, "20 dead letters, 20 of the last hour", &group, pod, "0-1", "MemberJoined"]);
+    let of_cause = |line: &&str| line.split_whitespace().take(3).eq(["E", "Permanent", "20"]);
+    assert_eq!(page.lines().filter(of_cause).count(), 1, "{page}");
+    assert!(!page.contains("What to do next"), "{page}");
+    // Why one is not ready and what to type next.
+    let page = plugin(site, "status other");
+    let heading = format!("other in {}: not ready for ", site.namespace);
+    has_all(&page, &[&heading, "KafkaNotFound", "`nowhere`", "What to do next", "kubectl get kafka -A"]);
+    site.pipelines.delete("other", &Default::default()).await.unwrap();
+
+    let plan = plugin(site, "explain orders");
+    has_all(&plan, &["0 to create, 0 to change, ", " to leave\n"]);
+    let topics = ["orders", "orders.retry", "orders.dlt"].map(|topic| ("KafkaTopic", site.named(topic)));
+    let others = [
+        ("ConfigMap", "orders-worker"),
+        ("ServiceAccount", "orders-worker"),
+        ("Deployment", "orders-consumer"),
+        ("Deployment", "orders-retry"),
+        ("PodDisruptionBudget", "orders-consumer"),
+        ("PodDisruptionBudget", "orders-retry"),
+    ];
+    for (kind, name) in topics.into_iter().chain(others.map(|(kind, name)| (kind, name.to_owned()))) {
+        has_all(&plan, &[&format!("# {kind} `{name}` would stay as it is\n"), &format!("kind: {kind}\n")]);
+    }
+    assert!(!plan.contains("would be changed") && !plan.contains("would be created"), "{plan}");
+    // As it is to be, before it is applied.
+    let file = format!("{}/{}-explained.yaml", env!("CARGO_TARGET_TMPDIR"), site.namespace);
+    let more = format!("retry: {{groupId: {}, maxAttempts: 7}}", site.named("orders-retry"));
+    std::fs::write(&file, site.pipeline("orders", &more)).unwrap();
+    let plan = plugin(site, &format!("explain -f {file}"));
+    has_all(&plan, &["ConfigMap `orders-worker` would be changed:", "Deployment `orders-retry` would be changed:"]);
+    assert_eq!(versions().await, before, "it only reads");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_its_next_attempt_is_retrying_and_no_lag() {
     in_site("waits", async |site| {
@@ -154,8 +236,9 @@ async fn what_waits_for_its_next_attempt_is_retrying_and_no_lag() {
         site.apply(&site.pipeline("orders", &more)).await;
         site.reason("orders", "Ready").await;
         write(site, -5..5).await;
+        holds_records(site, "orders.retry", 5).await;
         let due = site
-            .says("orders", "has five that wait", |status| {
+            .says_within(SOON, "orders", "has five that wait", |status| {
                 let due = status.next_due.as_ref()?.0;
                 (status.retrying == Some(5) && status.lag == Some(0)).then_some(due)
             })
@@ -239,21 +322,18 @@ async fn records_that_nobody_reads_are_lag_and_after_a_minute_the_consumer_is_st
         site.says("orders", "has no member", |status| status.groups.as_ref()?.main.members.is_empty().then_some(()))
             .await;
         write(site, 0..7).await;
-        site.says("orders", "has seven records that nobody reads", |status| {
+        site.says_within(SOON, "orders", "has seven records that nobody reads", |status| {
             let committed = status.groups.as_ref()?.main.committed_lag;
             (status.lag == Some(7) && committed == 7 && holds(status, "ConsumerStuck") != Some(true)).then_some(())
         })
         .await;
-        let stuck = crate::support::eventually_within(
-            std::time::Duration::from_secs(150),
-            "it is said to be stuck",
-            async || {
-                let pipeline = site.pipelines.get("orders").await.ok()?;
-                let conditions = pipeline.status?.conditions;
-                conditions.into_iter().find(|c| c.type_ == "ConsumerStuck" && c.status == "True")
-            },
-        )
-        .await;
+        // After a minute without progress, which begins with the first look.
+        let is_stuck = async || {
+            let status = site.pipelines.get("orders").await?.status.unwrap_or_default();
+            let is_it = |condition: &Condition| condition.type_ == "ConsumerStuck" && condition.status == "True";
+            Ok::<_, kube::Error>(status.conditions.into_iter().find(is_it))
+        };
+        let stuck = eventually_ok_within(Duration::from_secs(150), "it is said to be stuck", is_stuck).await;
         assert_eq!(stuck.reason, "NoMembers");
         assert!(stuck.message.contains("7 records are ready"), "{}", stuck.message);
         assert!(stuck.message.ends_with("See docs/conditions/consumer-stuck.md."), "{}", stuck.message);

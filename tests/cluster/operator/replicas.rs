@@ -1,6 +1,6 @@
 //! Several operators, operators that are killed, and what an operator does when there is nothing to do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::Method;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -37,8 +37,9 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_when_it_ends() {
         assert_eq!(metric(&mut second, "lazaret_operator_is_leader"), 0);
         assert_eq!(metric(&mut second, "lazaret_operator_reconciles_total"), 0);
 
+        // At once: it looks at the lease every two seconds.
         assert!(first.stop().success());
-        second.wait_for("this replica acts now");
+        second.wait_within(Duration::from_secs(6), "this replica acts now");
         site.merge("orders", json!({"spec": {"retry": {"maxAttempts": 3}}})).await;
         site.reason("orders", "Ready").await;
 
@@ -46,7 +47,10 @@ async fn of_two_operators_one_acts_and_the_other_takes_over_when_it_ends() {
         let mut third = site.operator();
         third.wait_for("listening address=");
         second.signal("KILL");
-        third.wait_for("this replica acts now");
+        let killed = Instant::now();
+        third.wait_within(Duration::from_secs(30), "this replica acts now");
+        // It was renewed two seconds before at the earliest, or three on a busy machine, and is valid for 15.
+        assert!(killed.elapsed() > Duration::from_secs(10), "the lease was still valid: {:?}", killed.elapsed());
         site.merge("orders", json!({"spec": {"retry": {"maxAttempts": 4}}})).await;
         site.reason("orders", "Ready").await;
     })
@@ -62,7 +66,7 @@ async fn an_operator_that_slept_through_its_lease_finds_out_before_it_acts() {
         site.reason("orders", "Ready").await;
         first.signal("STOP");
         let mut second = site.operator();
-        second.wait_for("this replica acts now");
+        second.wait_within(Duration::from_secs(30), "this replica acts now");
         site.merge("orders", json!({"spec": {"retry": {"maxAttempts": 3}}})).await;
         site.reason("orders", "Ready").await;
         let patches = "lazaret_operator_api_requests_total{method=\"PATCH\"";

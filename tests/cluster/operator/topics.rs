@@ -316,6 +316,36 @@ async fn a_kafka_topic_deleted_by_hand_comes_back_with_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_topic_that_takes_its_time_to_go_is_waited_for() {
+    in_site("going", async |site| {
+        let _operator = site.operator();
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let name = site.named("orders.dlt");
+        let uid = site.topics.get(&name).await.unwrap().uid();
+        // Somebody else has something to do before it goes.
+        let finalizers = async |wanted: Value| {
+            let patch = Patch::Merge(json!({"metadata": {"finalizers": wanted}}));
+            site.topics.patch(&name, &PatchParams::default(), &patch).await.unwrap();
+        };
+        finalizers(json!([crate::topic_operator::FINALIZER, "tests.lazaret.dev/later"])).await;
+        site.topics.delete(&name, &Default::default()).await.unwrap();
+        let message = site.reason("orders", "TopicDeleting").await;
+        assert!(message.contains(&format!("KafkaTopic `{name}` is being deleted")), "{message}");
+        assert_eq!(site.topics.get(&name).await.unwrap().uid(), uid);
+        wait_for(&site.topics, &name, "is let go of by the topic operator", |topic| {
+            (!topic.finalizers().iter().any(|of| of == crate::topic_operator::FINALIZER)).then_some(())
+        })
+        .await;
+        finalizers(Value::Null).await;
+        wait_for(&site.topics, &name, "is another one", |topic| (topic.uid() != uid).then_some(())).await;
+        site.reason("orders", "Ready").await;
+        topics::has(&kafka_from_here(), &name, Some(3)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn topics_that_a_pipeline_no_longer_names_or_manages_stay_when_it_goes() {
     in_site("let-go", async |site| {
         let _operator = site.operator();
