@@ -75,7 +75,11 @@ impl Connection {
 
     /// Settings of a client that only asks questions and belongs to no group.
     pub fn observer(&self) -> ClientConfig {
-        self.client()
+        let mut config = self.client();
+        // Whoever asks waits for five seconds. What a broker that hangs still owes would otherwise keep the connection for a
+        // minute, and further questions behind it.
+        config.set("socket.timeout.ms", "10000");
+        config
     }
 
     /// Settings of a client that asks coordinators about groups. It is a member of none: the group that it names has none.
@@ -83,7 +87,7 @@ impl Connection {
     /// It has to name one. An answer that a coordinator has moved makes librdkafka look for the coordinator of the client's
     /// own group, also where it was asked about another; without one it ends the process (librdkafka#5040).
     pub fn group_observer(&self) -> ClientConfig {
-        let mut config = self.client();
+        let mut config = self.observer();
         config.set("group.id", "lazaret-observer").set("enable.auto.commit", "false").set("log_level", "2");
         config
     }

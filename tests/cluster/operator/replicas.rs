@@ -121,7 +121,8 @@ async fn an_operator_that_is_killed_after_each_write_of_a_first_apply_ends_in_th
             kills += 1;
         }
         assert!(kills >= 10, "only {kills} operators were killed on the way");
-        let operator = site.operator();
+        let mut operator = site.operator();
+        operator.wait_for("this replica acts now");
         site.reason("orders", "Ready").await;
         let topics = site.topics.list(&Default::default()).await.unwrap().items;
         let mut topics: Vec<_> = topics.iter().map(ResourceExt::name_any).collect();
