@@ -8,7 +8,7 @@ use lazaret::api::v1alpha1::ErrorHandlingPipelineStatus;
 use serde_json::json;
 
 use super::application::Application;
-use crate::site::{Site, in_site};
+use crate::site::{SOON, Site, in_site};
 use crate::support::cluster::kafka_from_here;
 use crate::support::{eventually, eventually_within, topics};
 
@@ -71,11 +71,14 @@ async fn the_dlt_is_empty_although_there_are_errors_because_they_are_tried_again
         for _ in 0..5 {
             write(site, json!({"amount": -1})).await;
         }
-        let next = eventually("five are tried again, later", async || {
-            let status = status(site).await;
-            status.next_due.filter(|_| status.retrying == Some(5))
-        })
-        .await;
+        let (kafka, retry) = (kafka_from_here(), site.named("orders.retry"));
+        let are_there = async || (topics::read_all(&kafka, &retry).len() == 5).then_some(());
+        eventually("five are in the retry topic", are_there).await;
+        let next = site
+            .says_within(SOON, "orders", "five are tried again, later", |status| {
+                status.next_due.clone().filter(|_| status.retrying == Some(5))
+            })
+            .await;
         assert!(next.0 > k8s_openapi::jiff::Timestamp::now());
         let is_empty = async || status(site).await.dead_letters.is_some_and(|letters| letters.total == 0);
         assert!(is_empty().await);
