@@ -15,6 +15,7 @@ fi
 died=""
 if box_runs; then
   for name in "$state"/run/*; do
+    [[ -e $name ]] || continue # it was not up for long enough to start any
     in_box "$bed/components.sh" check "${name##*/}" 2>/dev/null || died+=" ${name##*/}"
   done
 fi

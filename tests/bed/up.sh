@@ -26,8 +26,10 @@ is_complete() {
   wanted+=" ${BED_BROKERS:-$(<"$state/brokers")} ${BED_STRIMZI:-$(<"$state/strimzi")} ${BED_RESYNC:-$(<"$state/resync")}"
   [[ $(head -n1 "$state/complete") == "$wanted" ]] || return 1
   [[ -z $(find "$project/"{Cargo.toml,Cargo.lock,Dockerfile,src,scripts,tests/bed} -newer "$state/complete" -print -quit) ]] || return 1
-  mapfile -t parts < <(tail -n +2 "$state/complete")
-  in_box "$bed/components.sh" check "${parts[@]}" 2>/dev/null
+  mapfile -t parts < <(tail -n +3 "$state/complete")
+  in_box "$bed/components.sh" check "${parts[@]}" 2>/dev/null || return 1
+  # With its CRDs, which some delete.
+  "$(sed -n 2p "$state/complete")" --kubeconfig "$state/pki/admin.conf" get -n kafka kafka/bhf-kafka >/dev/null 2>&1
 }
 if is_complete; then
   echo "export KUBECONFIG=$state/pki/admin.conf"
@@ -173,7 +175,7 @@ kubectl -n kube-system rollout status deploy/coredns --timeout=120s >/dev/null |
 lap "DNS is ready"
 parts=(containerd etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy "${kafka_components[@]}" topic-operator)
 components check "${parts[@]}"
-printf '%s\n' "$project $brokers $flavour $resync" "${parts[@]}" >"$state/complete.new"
+printf '%s\n' "$project $brokers $flavour $resync" "$kube/bin/kubectl" "${parts[@]}" >"$state/complete.new"
 touch -r "$started" "$state/complete.new"
 mv "$state/complete.new" "$state/complete"
 say "Kafka listens on $node_ip:9092; kubectl and helm are in $kube/bin"
