@@ -145,6 +145,7 @@ impl Worker {
             to_settle,
             refetch,
             unsettled: unsettled.clone(),
+            stop: stop.clone(),
             failed: failed.clone(),
             longest_delay: pipeline.policy.longest_delay(),
             pipeline: pipeline.clone(),
@@ -160,7 +161,7 @@ impl Worker {
         let settle = Settle::new(writer, member, delivery, metrics, inbox);
         let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
         consumer.subscribe(&[topic])?;
-        let reader = Source::new(consumer, context, stop.clone());
+        let reader = Source::new(consumer, context);
         let (ended, source_ended) = oneshot::channel();
         std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || {
             reader.run();

@@ -5,6 +5,8 @@
 //! rebalance, and aborts the process when members of one group disagree on the assignor: a client that joins the group of
 //! a stage must use `cooperative-sticky`.
 
+use std::time::Duration;
+
 use rdkafka::bindings::{rd_kafka_handle_mock_cluster, rd_kafka_mock_group_initial_rebalance_delay_ms};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -51,6 +53,11 @@ impl EmbeddedBroker {
     #[cfg(test)]
     pub fn fail_topic(&self, topic: &str, code: rdkafka::types::RDKafkaErrorCode) {
         self.cluster().topic_error(topic, (code as i32).try_into().expect("it is one")).expect("a name");
+    }
+
+    /// Has every answer take this long.
+    pub fn answer_after(&self, delay: Duration) -> KafkaResult<()> {
+        self.cluster().broker_round_trip_time(1, delay)
     }
 
     /// Has the next questions about what a group has committed fail, each with one of these.

@@ -35,6 +35,8 @@ pub(super) struct Context {
     pub refetch: Refetch,
     /// Whether a partition was given up with something that could not be written or committed.
     pub unsettled: Arc<AtomicBool>,
+    /// Cancelled when the stage is to stop.
+    pub stop: CancellationToken,
     /// Cancelled when the stage cannot go on.
     pub failed: CancellationToken,
     /// The longest delay that the policy has.

@@ -162,6 +162,11 @@ impl Group {
         };
         let deadline = Instant::now() + LEARN_PATIENCE.min(self.context.pipeline.membership.max_poll_interval / 2);
         loop {
+            // A worker that leaves its group while it joins is still given partitions, and no coordinator answers it. It reads
+            // none of them.
+            if self.context.stop.is_cancelled() {
+                return Some(BTreeMap::new());
+            }
             match ask() {
                 Ok(starts) => return Some(starts),
                 Err(error) if Instant::now() < deadline => {

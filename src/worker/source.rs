@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::clock;
@@ -42,7 +41,6 @@ const LEAVE_GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
     context: Arc<Context>,
-    stop: CancellationToken,
 }
 
 /// Records of one partition that were read one after the other.
@@ -61,14 +59,14 @@ impl Batch {
 }
 
 impl Source {
-    pub fn new(consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>, stop: CancellationToken) -> Self {
-        Self { consumer, context, stop }
+    pub fn new(consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>) -> Self {
+        Self { consumer, context }
     }
 
     /// Runs until it is told to stop, then hands its partitions over and leaves the group.
     pub fn run(self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
-        while !self.stop.is_cancelled() {
+        while !self.context.stop.is_cancelled() {
             self.balance();
             self.poll();
         }

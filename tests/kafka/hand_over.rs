@@ -1,7 +1,10 @@
 //! Partitions that change hands, and stages that stop.
 
+use std::time::Duration;
+
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
+use lazaret::kafka::embedded::EmbeddedBroker;
 use serde_json::{Value, json};
 
 use crate::support::engine::Engine;
@@ -9,6 +12,8 @@ use crate::support::pipeline::pipeline;
 use crate::support::processor::Endpoint;
 use crate::support::topics::{producer, read_all, write, write_to};
 use crate::support::{Broker, HEAVY, eventually, kafka, unique};
+
+const RULES: &str = "processor: {rules: [{when: value.amount < 0, error: 'E: bad'}]}";
 
 /// The most calls that a stage has under way.
 const AT_ONCE: usize = 16;
@@ -41,6 +46,21 @@ async fn a_stop_waits_for_what_runs_and_starts_nothing_more() {
         engine.settled(30 - first).await;
         engine.stop().await;
         assert_eq!(endpoint.calls().len(), 30, "each record was processed once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_that_is_stopped_while_it_joins_its_group_ends_cleanly() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.answer_after(Duration::from_millis(200)).unwrap();
+    let (address, broker) = (broker.connection().bootstrap_servers().to_owned(), Broker::Embedded(broker));
+    // Somewhere between the first request to the coordinator and the first record.
+    for delay in (100..1_200).step_by(200) {
+        let pipeline = pipeline(&unique("joins"), &format!("{RULES}\nconsumer: {{drainTimeout: 20s}}"));
+        broker.create_topics(&pipeline).await;
+        let engine = Engine::begin(&address, &pipeline, &[Stage::Main]).await;
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        assert!(engine.stop().await.clean, "stopped after {delay} ms");
     }
 }
 

@@ -23,6 +23,16 @@ impl Engine {
     }
 
     pub async fn start_stages(address: &str, pipeline: &Pipeline, stages: &[Stage]) -> Self {
+        let engine = Self::begin(address, pipeline, stages).await;
+        for stage in stages {
+            let assigned = async || (!engine.metrics(*stage).assignment().is_empty()).then_some(());
+            eventually("the stage gets its partitions", assigned).await;
+        }
+        engine
+    }
+
+    /// Starts stages, and does not wait for anything.
+    pub async fn begin(address: &str, pipeline: &Pipeline, stages: &[Stage]) -> Self {
         let mut pipeline = pipeline.clone();
         if address != kafka() {
             // As `lazaret dev` does: the embedded broker knows no transactions.
@@ -39,12 +49,7 @@ impl Engine {
         .await
         .unwrap();
         process.start().unwrap();
-        let engine = Self { process };
-        for stage in stages {
-            let assigned = async || (!engine.metrics(*stage).assignment().is_empty()).then_some(());
-            eventually("the stage gets its partitions", assigned).await;
-        }
-        engine
+        Self { process }
     }
 
     pub fn metrics(&self, stage: Stage) -> &StageMetrics {
