@@ -10,7 +10,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 demo: ## run the example pipeline on this machine
-	@echo "The first time this compiles Lazaret and librdkafka, which takes three to four minutes on two cores, and downloads 30 MB of"
+	@echo "The first time this compiles Lazaret and librdkafka, which takes three minutes on two cores, and downloads 30 MB of"
 	@echo "sources if cargo does not have them yet. Later it starts in seconds. Compilers that are missing are installed, or named."
 	@scripts/needs.sh build
 	cargo run --profile demo --locked --no-default-features -- dev examples/orders.yaml

@@ -1,7 +1,7 @@
 //! The rules of an error path, as pure functions and plain data.
 //!
 //! Nothing here does I/O, reads a clock, spawns or waits: time and randomness are passed in. Neither the Kafka client
-//! nor Kubernetes nor the async runtime is named below this module; `tests/architecture.rs` keeps it so.
+//! nor Kubernetes nor the async runtime is named below this module; `tests/local/architecture.rs` keeps it so.
 //!
 //! | module | rule |
 //! |---|---|

@@ -3,7 +3,7 @@
 //!
 //! # The map
 //!
-//! Imports point one way, downwards; `tests/architecture.rs` keeps it so.
+//! Imports point one way, downwards; `tests/local/architecture.rs` keeps it so.
 //!
 //! ```text
 //! main, cli
