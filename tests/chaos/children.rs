@@ -1,13 +1,13 @@
 //! Processes of a test that are signalled, and that do not outlive it.
 
 use std::fs::{File, OpenOptions};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rand::Rng;
-
 use super::support::eventually_within;
+use super::support::ports::free_port;
 
 /// A child with a log. It is killed when this is dropped, and by the kernel when the thread that started it ends, however
 /// that happens: start it in the test's own task, which has one thread for all its life.
@@ -52,15 +52,7 @@ impl Drop for Process {
     }
 }
 
-/// Ports on loopback that nothing listens at. They are below those that the system gives to outgoing connections: such a one
-/// could otherwise take the port of a process that is just down, or even connect to itself there.
+/// Ports on loopback that nothing listens at.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let mut ports: Vec<u16> = vec![];
-    while ports.len() < count {
-        let port = rand::rng().random_range(20_100..32_000);
-        if !ports.contains(&port) && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            ports.push(port);
-        }
-    }
-    ports
+    (0..count).map(|_| free_port(Ipv4Addr::LOCALHOST.into())).collect()
 }
