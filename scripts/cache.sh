@@ -9,7 +9,18 @@ cache=$(cd "$cache" && pwd) # what runs in the test cluster has another working 
 # The programs are in target/ as ever. A cargo older than 1.91 does not know this setting, and keeps everything in target/.
 export CARGO_BUILD_BUILD_DIR=${CARGO_BUILD_BUILD_DIR:-$cache/cargo}
 
-# Cargo never removes anything from it, and each checkout adds its own crate.
+# Cargo knows the crate of a checkout by its name alone, and what it compiled of another one by the times of files: it could
+# take that for this one's. Two checkouts must not compile at the same time; where they have to, LAZARET_CACHE tells them apart.
+own_cargo_cache() { # the checkout is the working directory
+  local mark=$CARGO_BUILD_BUILD_DIR/checkout
+  if [[ ! -e $mark || $(<"$mark") != "$PWD" ]]; then
+    rm -rf "$CARGO_BUILD_BUILD_DIR"/{*,*/*}/.fingerprint/lazaret-*
+    mkdir -p "$CARGO_BUILD_BUILD_DIR"
+    echo "$PWD" >"$mark"
+  fi
+}
+
+# Cargo never removes anything from it.
 limit_cargo_cache() {
   local limit=24 # GiB
   if [[ -d $cache/cargo ]] && (($(du -s "$cache/cargo" | cut -f1) > limit << 20)); then

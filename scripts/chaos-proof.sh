@@ -8,7 +8,7 @@ scripts/needs.sh build test
 
 project=$PWD
 proof=$project/target/proof # what one mutant has built, the next one uses
-export CARGO_TARGET_DIR=$proof/target
+export CARGO_TARGET_DIR=$proof/target CARGO_BUILD_BUILD_DIR=$proof/target # no other tree may get a mutant
 
 patches=()
 if (($#)); then

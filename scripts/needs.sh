@@ -3,6 +3,8 @@
 # silent if it has. Root on a Debian-like system gets the missing packages installed, everybody else is told which they are.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=cache.sh
+source scripts/cache.sh
 
 missing=() packages=()
 has() { command -v "$1" >/dev/null; }
@@ -51,6 +53,7 @@ need_all() { # WORD
         echo "missing: Rust $rust or newer — install it with rustup, see https://rustup.rs" >&2
         no_rust=1
       fi
+      own_cargo_cache
       ;;
     test)
       java_is_17 || need java java

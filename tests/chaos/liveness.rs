@@ -14,6 +14,10 @@ use super::verdict::{Call, Commits, Fault, Place, Retry, Seen, Standing};
 /// for two seconds, during which nobody can read what is behind it.
 pub const STALLED: i64 = 5_000;
 
+/// The same of a committed offset. It is looked at once a second, and a commit waits for the transactions of what failed in other
+/// partitions.
+pub const STALLED_COMMITS: i64 = 7_000;
+
 /// How late an attempt may be, or a record that a failed one leads to, in milliseconds.
 pub const LATE: i64 = 3_000;
 
@@ -171,7 +175,7 @@ fn check_commits(stage: &Stage<'_>, seen: &Seen, faults: &mut Vec<Fault>) {
             let since = if next.is_dead { accepted(seen, answered) } else { answered };
             for &(from, until) in &seen.calm {
                 let (from, until) = (from.max(first).max(since), until.min(last));
-                if until - from >= STALLED {
+                if until - from >= STALLED_COMMITS {
                     let (topic, partition) = (stage.topic.into(), *partition);
                     faults.push(Fault::Stalled { topic, partition, what: "commits", from, until });
                 }

@@ -81,14 +81,16 @@ async fn watch(pods: Api<Pod>, seen: Arc<Mutex<BTreeMap<End, BadEnd>>>) {
                 if seen.lock().unwrap().contains_key(&end) {
                     continue;
                 }
-                let log = log(&pods, &end.0, &end.1, is_previous).await;
-                let bad = BadEnd {
+                let mut bad = BadEnd {
                     pod: end.0.clone(),
                     container: end.1.clone(),
                     exit_code: ended.exit_code,
                     reason: ended.reason.unwrap_or_default(),
-                    log,
+                    log: "it was not read in time".into(),
                 };
+                // Noted first: whoever asks meanwhile must not miss it.
+                seen.lock().unwrap().insert(end.clone(), bad.clone());
+                bad.log = log(&pods, &end.0, &end.1, is_previous).await;
                 seen.lock().unwrap().insert(end, bad);
             }
         }

@@ -127,8 +127,8 @@ fn a_lane_that_waits_for_an_answer_is_not_stalled() {
 
 #[test]
 fn a_committed_offset_that_stays_at_a_finished_record_is_found() {
-    let held = |seen: &mut Seen| hold_commits(seen, 1, 20..27);
-    assert_eq!(found_after(held), [stalled("orders", 1, "commits", 21_500, 27_500)]);
+    let held = |seen: &mut Seen| hold_commits(seen, 1, 20..29);
+    assert_eq!(found_after(held), [stalled("orders", 1, "commits", 21_500, 29_500)]);
     let unanswered = |seen: &mut Seen| {
         held(seen);
         let first = seen.calls.iter_mut().find(|call| call.place == (1, 20)).unwrap();
