@@ -1,4 +1,4 @@
-//! What this build can do, and what it says to whoever wants more.
+//! Which features this build has, and the error where one is missing.
 //!
 //! A demonstration on a laptop calls no endpoint with TLS, sees no cluster and sends no spans. What these three take to
 //! compile is more than all the rest, so `make demo` is built without.
@@ -37,7 +37,7 @@ impl fmt::Display for Feature {
     }
 }
 
-/// This build lacks what was asked for.
+/// A feature that was requested is missing in this build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this build was made without the feature `{0}`, as `make demo` does: `cargo build --release` makes one with everything"

@@ -10,7 +10,7 @@ use crate::shutdown::Shutdown;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KubernetesCommand {
-    /// Look after the pipelines of a Kubernetes cluster.
+    /// Run the controller for the pipelines of a Kubernetes cluster.
     Operator(OperatorArgs),
     #[command(flatten)]
     Plugin(PluginCommand),
@@ -26,7 +26,7 @@ struct Kubectl {
 
 #[derive(Debug, Args)]
 pub(super) struct OperatorArgs {
-    /// A namespace whose pipelines to look after; may be given several times. Default: all namespaces.
+    /// A namespace whose pipelines to manage; may be given several times. Default: all namespaces.
     #[arg(long = "namespace", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
     /// The image that workers run; this binary is its entry point.

@@ -76,8 +76,8 @@ impl Connection {
     /// Settings of a client that only asks questions and belongs to no group.
     pub fn observer(&self) -> ClientConfig {
         let mut config = self.client();
-        // Whoever asks waits for five seconds. What a broker that hangs still owes would otherwise keep the connection for a
-        // minute, and further questions behind it.
+        // A request is given up after five seconds. Without this, librdkafka would wait for the answer of a broker that hangs
+        // for a minute, and send further requests on the same connection.
         config.set("socket.timeout.ms", "10000");
         config
     }
