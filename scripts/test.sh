@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # test.sh [ARGUMENT…]: run the tests, with a Kafka node at hand and a cluster that starts when a test wants one. The
 # arguments go to `cargo test`; without any, all tests run, part by part, and a table says what each part took.
-#   RUST_TEST_THREADS (three a core)   tests of a part that run side by side: they wait for most of their time
+#   RUST_TEST_THREADS (three a core, at most 16)   tests of a part that run side by side: they wait for most of their time,
+#                                                  but share one Kafka and one API server
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=cache.sh
@@ -9,7 +10,8 @@ source scripts/cache.sh
 # shellcheck source=timing.sh
 source scripts/timing.sh
 scripts/needs.sh build test
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((3 * $(nproc)))}
+threads=$((3 * $(nproc)))
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((threads < 16 ? threads : 16))}
 
 if (($#)); then exec scripts/with.sh bed scripts/with.sh kafka cargo test --locked "$@"; fi
 
@@ -20,10 +22,9 @@ also() { part "$@" || failed+=" $1"; } # a part that fails does not keep the oth
 limit_cargo_cache
 trap end_parts EXIT
 part compile cargo test --locked --no-run
-scripts/needs.sh bed
 # What the cluster runs is built while others wait for Kafka.
 log=$(mktemp)
-nice tests/bed/build.sh >"$log" 2>&1 &
+{ scripts/needs.sh bed && exec nice tests/bed/build.sh; } >"$log" 2>&1 &
 build=$!
 also rules tests --lib --bins --examples
 also kafka scripts/with.sh kafka cargo test --locked --test kafka
@@ -32,7 +33,7 @@ also kafka scripts/with.sh kafka cargo test --locked --test kafka
 chaos() { tests --test chaos || { echo "chaos found something: once more, with other faults" >&2 && tests --test chaos; }; }
 also chaos chaos
 wait_for_build() { wait "$build" || { cat "$log" >&2; return 1; }; }
-part bed wait_for_build
+also bed wait_for_build
 also local tests --test local
 also cluster scripts/with.sh bed cargo test --locked --test cluster
 also from_nothing scripts/with.sh bed cargo test --locked --test from_nothing

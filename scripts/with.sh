@@ -41,6 +41,11 @@ trap clear_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# A run that was killed has left it in whatever state. Nothing happens where another run shares it.
+if [[ -e $mark ]]; then
+  down || echo "with.sh: what a run that was killed had left is cleared up" >&2
+  flock "$how" 8
+fi
 if ! runs; then
   mkdir -p "${mark%/*}"
   touch "$mark"

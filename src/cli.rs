@@ -22,6 +22,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::features::{Feature, NotBuilt};
 use crate::kafka::connection::{Connection, addresses};
+use crate::kafka::groups;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, LogFormat};
 use crate::worker::process::{Process, ProcessSettings, Summary};
@@ -47,6 +48,9 @@ enum Command {
     Worker(WorkerArgs),
     /// Print the custom resource definitions.
     Crds,
+    /// Answer the operator's questions about consumer groups, which come on standard input.
+    #[command(name = groups::COMMAND, hide = true)]
+    Groups,
     #[command(flatten)]
     Kubernetes(KubernetesCommand),
 }
@@ -131,6 +135,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Dev(args) => serve(|shutdown| dev(args, shutdown)),
         Command::Worker(args) => serve(|shutdown| worker(args, shutdown)),
         Command::Crds => print(&api::crds()),
+        Command::Groups => groups::answer().context("questions about groups cannot be answered"),
         Command::Kubernetes(command) => command.run(),
     };
     match result {

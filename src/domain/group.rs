@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A consumer group, as its coordinator describes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupView {
     /// `Stable`, `PreparingRebalance`, `CompletingRebalance`, `Empty`, `Dead`; of the new protocol `Assigning` and
     /// `Reconciling`.
@@ -17,7 +19,7 @@ pub struct GroupView {
 }
 
 /// A member of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberView {
     /// The name that it gives itself (`client.id`); a worker's is that of its pod.
     pub client: String,

@@ -86,7 +86,7 @@ impl Connection {
     ///
     /// It has to name one. An answer that a coordinator has moved makes librdkafka look for the coordinator of the client's
     /// own group, also where it was asked about another; without one it ends the process (librdkafka#5040).
-    pub fn group_observer(&self) -> ClientConfig {
+    pub(super) fn group_observer(&self) -> ClientConfig {
         let mut config = self.observer();
         config.set("group.id", "lazaret-observer").set("enable.auto.commit", "false").set("log_level", "2");
         config

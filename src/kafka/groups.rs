@@ -1,233 +1,242 @@
-//! What the coordinators of a cluster say of consumer groups, whoever their members are. rdkafka has no words for these
-//! questions; librdkafka's own are asked here, and blocks.
+//! Asks coordinators about consumer groups, whoever their members are.
+//!
+//! librdkafka 2.12 can end the process that asks: when the connection to a coordinator breaks between two steps of a question
+//! (librdkafka#4605), as every restart of a broker may do. So a process of its own asks. When that ends, the questions that it
+//! had are errors, and the next one starts another.
+//!
+//! The two speak JSON, a line each, over the standard input and output of the process: first the settings of its client, which
+//! no list of processes shows there, then questions, each with a number that its answer has, too. It ends with its input.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CStr, CString, c_char};
-use std::sync::Arc;
+mod answer;
+mod librdkafka;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use rdkafka::bindings as ffi;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+pub use answer::answer;
 
 use super::connection::Connection;
-use super::observer::{TIMEOUT, ask};
-use crate::domain::group::{GroupView, MemberView};
+use super::observer::TIMEOUT;
+use crate::domain::group::GroupView;
+
+/// The command of this binary that answers.
+pub const COMMAND: &str = "groups";
+
+/// The longest that an answer takes: Kafka's time, librdkafka's, and that of a machine with much to do. A process that takes
+/// longer hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(TIMEOUT.as_secs() + 5);
+
+/// How long after a process has ended badly the next one is started.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many questions may wait to be taken on.
+const QUESTIONS: usize = 64;
 
 /// What is committed for the partitions of a group, by topic and partition: the offset, and what stands beside it.
 pub type Committed = BTreeMap<(String, i32), (i64, String)>;
 
-/// A client that asks about groups. It is of another kind than an [`Observer`](super::observer::Observer), as such a question
-/// ends the process of a client that names no group.
-#[derive(Clone)]
-pub struct Groups {
-    client: Arc<BaseConsumer>,
+/// Why a question about a group has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GroupsError {
+    /// Kafka did not answer, or not as hoped.
+    #[error("{0}")]
+    Kafka(String),
+    /// The process that asks could not be started, has ended, or hangs.
+    #[error("the process that asks about groups {0}")]
+    Process(String),
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    Describe(String),
+    Committed(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Described(GroupView),
+    Committed(Vec<((String, i32), (i64, String))>),
+    Failed(String),
+}
+
+/// A line in either direction.
+#[derive(Debug, Serialize, Deserialize)]
+struct Numbered<T> {
+    number: u64,
+    of: T,
+}
+
+/// Asks about the groups of one Kafka. Once the last clone is dropped the process that asks is ended.
+#[derive(Clone)]
+pub struct Groups {
+    questions: mpsc::Sender<(Question, Reply)>,
+}
+
+type Reply = oneshot::Sender<Result<Answer, GroupsError>>;
+
 impl Groups {
-    /// Prepares to ask. Nothing is asked yet.
-    pub fn new(connection: &Connection) -> KafkaResult<Self> {
-        Ok(Self { client: Arc::new(connection.group_observer().create()?) })
+    /// Prepares to ask by this program, which is `lazaret`. Nothing is started yet.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn new(program: impl Into<PathBuf>, connection: &Connection) -> Self {
+        let (sender, questions) = mpsc::channel(QUESTIONS);
+        tokio::spawn(run(program.into(), connection.group_observer(), questions));
+        Self { questions: sender }
     }
 
-    /// Describes groups, each with what it is or why that is not known. A group that does not exist is `Dead`.
-    pub async fn describe(
-        &self,
-        groups: BTreeSet<String>,
-    ) -> KafkaResult<BTreeMap<String, Result<GroupView, KafkaError>>> {
-        let described = ask(self.client.clone(), move |client| describe(client, &groups, TIMEOUT)).await?;
-        Ok(described.into_iter().map(|(group, view)| (group, view.map_err(KafkaError::GroupListFetch))).collect())
+    /// Describes a group. One that does not exist is `Dead`.
+    pub async fn describe(&self, group: String) -> Result<GroupView, GroupsError> {
+        match self.ask(Question::Describe(group)).await? {
+            Answer::Described(group) => Ok(group),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// What a group has committed; nothing where there is no such group.
-    pub async fn committed(&self, group: String) -> KafkaResult<Committed> {
-        ask(self.client.clone(), move |client| committed(client, &group, TIMEOUT)).await
+    pub async fn committed(&self, group: String) -> Result<Committed, GroupsError> {
+        match self.ask(Question::Committed(group)).await? {
+            Answer::Committed(committed) => Ok(committed.into_iter().collect()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, GroupsError> {
+        let (reply, answer) = oneshot::channel();
+        let ended = |_| GroupsError::Process("is not there any more".to_owned());
+        self.questions.send((question, reply)).await.map_err(|_| ended(()))?;
+        answer.await.map_err(|_| ended(()))?
     }
 }
 
-fn describe(
-    client: &BaseConsumer,
-    groups: &BTreeSet<String>,
-    timeout: Duration,
-) -> KafkaResult<BTreeMap<String, Result<GroupView, RDKafkaErrorCode>>> {
-    let names = groups.iter().map(|group| c_string(group)).collect::<KafkaResult<Vec<_>>>()?;
-    let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let client = client.client().native_ptr();
-    // SAFETY: the client is alive while its owner waits for this call. `names` point to C strings that outlive the call, which
-    // copies them. What the answer points to lives as long as the event.
-    unsafe {
-        let ask = |options, queue| {
-            ffi::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue)
-        };
-        let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-        let answer = Answer::to(client, kind, timeout, ask)?;
-        let result = ffi::rd_kafka_event_DescribeConsumerGroups_result(answer.0);
-        let mut count = 0;
-        let found = ffi::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
-        let group = |index| {
-            let group = *found.add(index);
-            let name = text(ffi::rd_kafka_ConsumerGroupDescription_group_id(group));
-            match code(ffi::rd_kafka_ConsumerGroupDescription_error(group)) {
-                Some(RDKafkaErrorCode::GroupIdNotFound) => (name, Ok(none())),
-                Some(code) => (name, Err(code)),
-                None => (name, Ok(view(group))),
-            }
-        };
-        Ok((0..count).map(group).collect())
+/// This program.
+pub fn this_program() -> PathBuf {
+    // A name that stays right when the file is replaced.
+    let linux = PathBuf::from("/proc/self/exe");
+    if linux.exists() { linux } else { std::env::current_exe().unwrap_or_else(|_| "lazaret".into()) }
+}
+
+fn unexpected(answer: Answer) -> GroupsError {
+    match answer {
+        Answer::Failed(error) => GroupsError::Kafka(error),
+        other => GroupsError::Process(format!("has answered another question: {other:?}")),
     }
 }
 
-fn committed(client: &BaseConsumer, group: &str, timeout: Duration) -> KafkaResult<Committed> {
-    let (client, name) = (client.client().native_ptr(), c_string(group)?);
-    // SAFETY: as above. `request` is ours and is freed once; the call copies it.
-    unsafe {
-        let mut request = ffi::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), std::ptr::null());
-        let ask = |options, queue| ffi::rd_kafka_ListConsumerGroupOffsets(client, &mut request, 1, options, queue);
-        let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
-        let answer = Answer::to(client, kind, timeout, ask);
-        ffi::rd_kafka_ListConsumerGroupOffsets_destroy(request);
-        let answer = answer?;
-        let result = ffi::rd_kafka_event_ListConsumerGroupOffsets_result(answer.0);
-        let mut count = 0;
-        let found = ffi::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count);
-        let mut committed = Committed::new();
-        for index in 0..count {
-            let group = *found.add(index);
-            match code(ffi::rd_kafka_group_result_error(group)) {
-                None => {}
-                Some(RDKafkaErrorCode::GroupIdNotFound) => continue,
-                Some(code) => return Err(KafkaError::OffsetFetch(code)),
-            }
-            for element in elements(ffi::rd_kafka_group_result_partitions(group)) {
-                if element.offset < 0 || element.err != ffi::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-                    continue;
-                }
-                let bytes: &[u8] = match element.metadata.is_null() {
-                    true => &[],
-                    false => std::slice::from_raw_parts(element.metadata.cast(), element.metadata_size),
-                };
-                let metadata = String::from_utf8_lossy(bytes).into_owned();
-                committed.insert((text(element.topic), element.partition), (element.offset, metadata));
+/// Has questions answered until nobody is left who could ask one.
+async fn run(program: PathBuf, settings: ClientConfig, mut questions: mpsc::Receiver<(Question, Reply)>) {
+    while let Some(first) = questions.recv().await {
+        let Err(why) = serve(&program, &settings, first, &mut questions).await else { return };
+        warn!(target: "lazaret::kafka", "the process that asks about groups {why}: another one is started");
+        sleep(RESTART_PAUSE).await;
+    }
+}
+
+/// Starts a process and has it answer, until nobody is left who could ask. An error is how it ended.
+async fn serve(
+    program: &Path,
+    settings: &ClientConfig,
+    first: (Question, Reply),
+    questions: &mut mpsc::Receiver<(Question, Reply)>,
+) -> Result<(), String> {
+    let mut waiting = BTreeMap::new();
+    let started = Process::start(program, settings).await;
+    let mut process = match started {
+        Ok(process) => process,
+        Err(error) => {
+            let why = format!("could not be started: {error}");
+            let _ = first.1.send(Err(GroupsError::Process(why.clone())));
+            return Err(why);
+        }
+    };
+    let mut next = Some(first);
+    let mut number = 0;
+    let why = loop {
+        if let Some((question, reply)) = next.take() {
+            number += 1;
+            waiting.insert(number, (Instant::now() + ANSWER_TIMEOUT, reply));
+            if let Err(why) = process.write(&Numbered { number, of: question }).await {
+                break why;
             }
         }
-        Ok(committed)
-    }
-}
-
-/// The answer to a question, freed when dropped.
-struct Answer(*mut ffi::rd_kafka_event_t);
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // SAFETY: the event is ours, and is freed once.
-        unsafe { ffi::rd_kafka_event_destroy(self.0) }
-    }
-}
-
-impl Answer {
-    /// Asks, and waits for the answer.
-    ///
-    /// # Safety
-    /// `client` is alive until this returns.
-    unsafe fn to(
-        client: *mut ffi::rd_kafka_t,
-        kind: ffi::rd_kafka_admin_op_t,
-        timeout: Duration,
-        ask: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
-    ) -> KafkaResult<Self> {
-        let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: options and queue are ours and are freed once. The answer always comes, with the error of a timeout at the
-        // latest; the grace is for what librdkafka itself may take.
-        let event = unsafe {
-            let options = ffi::rd_kafka_AdminOptions_new(client, kind);
-            ffi::rd_kafka_AdminOptions_set_request_timeout(options, timeout, std::ptr::null_mut(), 0);
-            let queue = ffi::rd_kafka_queue_new(client);
-            ask(options, queue);
-            let event = ffi::rd_kafka_queue_poll(queue, timeout.saturating_add(1_000));
-            ffi::rd_kafka_queue_destroy(queue);
-            ffi::rd_kafka_AdminOptions_destroy(options);
-            event
-        };
-        if event.is_null() {
-            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
-        }
-        let answer = Self(event);
-        // SAFETY: the event is alive.
-        match RDKafkaErrorCode::from(unsafe { ffi::rd_kafka_event_error(event) }) {
-            RDKafkaErrorCode::NoError => Ok(answer),
-            code => Err(KafkaError::AdminOp(code)),
-        }
-    }
-}
-
-fn none() -> GroupView {
-    GroupView { state: "Dead".to_owned(), members: BTreeMap::new() }
-}
-
-/// # Safety
-/// `group` is alive.
-unsafe fn view(group: *const ffi::rd_kafka_ConsumerGroupDescription_t) -> GroupView {
-    // SAFETY: what the getters return lives as long as the group.
-    unsafe {
-        let state = ffi::rd_kafka_ConsumerGroupDescription_state(group);
-        let count = ffi::rd_kafka_ConsumerGroupDescription_member_count(group);
-        let member = |index| {
-            let member = ffi::rd_kafka_ConsumerGroupDescription_member(group, index);
-            let assignment = ffi::rd_kafka_MemberDescription_assignment(member);
-            let partitions = if assignment.is_null() {
-                std::ptr::null()
-            } else {
-                ffi::rd_kafka_MemberAssignment_partitions(assignment)
-            };
-            let view = MemberView {
-                client: text(ffi::rd_kafka_MemberDescription_client_id(member)),
-                host: text(ffi::rd_kafka_MemberDescription_host(member)),
-                partitions: elements(partitions).iter().map(|e| (text(e.topic), e.partition)).collect(),
-            };
-            (text(ffi::rd_kafka_MemberDescription_consumer_id(member)), view)
-        };
-        GroupView {
-            state: text(ffi::rd_kafka_consumer_group_state_name(state)),
-            members: (0..count).map(member).collect(),
-        }
-    }
-}
-
-/// # Safety
-/// `list` is null or alive for `'a`.
-unsafe fn elements<'a>(list: *const ffi::rd_kafka_topic_partition_list_t) -> &'a [ffi::rd_kafka_topic_partition_t] {
-    // SAFETY: a list has `cnt` elements from `elems` on, which is null where there are none.
-    unsafe {
-        match list.as_ref() {
-            Some(list) if list.cnt > 0 => {
-                std::slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0))
+        // Numbers rise: the first one waits longest.
+        let deadline = waiting.first_key_value().map(|(_, (deadline, _))| *deadline);
+        tokio::select! {
+            question = questions.recv() => match question {
+                Some(question) => next = Some(question),
+                None => return Ok(()),
+            },
+            line = process.output.next_line() => match line {
+                Ok(Some(line)) => match serde_json::from_str::<Numbered<Answer>>(&line) {
+                    Ok(Numbered { number, of }) => if let Some((_, reply)) = waiting.remove(&number) {
+                        let _ = reply.send(Ok(of));
+                    }
+                    Err(error) => break format!("is not understood: {error}"),
+                },
+                Ok(None) | Err(_) => break process.end().await,
+            },
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                break "does not answer".to_owned();
             }
-            _ => &[],
+        }
+    };
+    for (_, reply) in waiting.into_values() {
+        let _ = reply.send(Err(GroupsError::Process(why.clone())));
+    }
+    Err(why)
+}
+
+/// The process that asks; it is killed when this is dropped.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    async fn start(program: &Path, settings: &ClientConfig) -> Result<Self, String> {
+        let mut child = Command::new(program)
+            .arg(COMMAND)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            // Ctrl-C is for this process, which ends that one.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("it has no input or output".to_owned());
+        };
+        let mut process = Self { child, input, output: BufReader::new(output).lines() };
+        process.write(&settings.config_map()).await?;
+        Ok(process)
+    }
+
+    async fn write(&mut self, line: &impl Serialize) -> Result<(), String> {
+        let mut line = serde_json::to_vec(line).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        match self.input.write_all(&line).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.end().await),
         }
     }
-}
 
-/// # Safety
-/// `error` is null or alive.
-unsafe fn code(error: *const ffi::rd_kafka_error_t) -> Option<RDKafkaErrorCode> {
-    if error.is_null() {
-        return None;
+    /// Waits for a process that lets go of its input and output, and says how it ended.
+    async fn end(&mut self) -> String {
+        match tokio::time::timeout(RESTART_PAUSE, self.child.wait()).await {
+            Ok(Ok(status)) => format!("ended with {status}"),
+            Ok(Err(error)) => format!("is lost: {error}"),
+            Err(_) => "has closed its output".to_owned(),
+        }
     }
-    // SAFETY: the caller's.
-    Some(RDKafkaErrorCode::from(unsafe { ffi::rd_kafka_error_code(error) }))
-        .filter(|code| *code != RDKafkaErrorCode::NoError)
-}
-
-/// # Safety
-/// `text` is null or a C string.
-unsafe fn text(text: *const c_char) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: the caller's.
-    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
-fn c_string(text: &str) -> KafkaResult<CString> {
-    Ok(CString::new(text)?)
 }

@@ -118,21 +118,15 @@ impl Observer {
         .await
     }
 
+    /// librdkafka's questions block: they are asked on a thread that may.
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
     ) -> KafkaResult<T> {
-        ask(self.client.clone(), question).await
-    }
-}
-
-/// librdkafka's questions block: they are asked on a thread that may.
-pub(super) async fn ask<T: Send + 'static>(
-    client: Arc<BaseConsumer>,
-    question: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
-) -> KafkaResult<T> {
-    match tokio::task::spawn_blocking(move || question(&client)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(KafkaError::Canceled),
+        let client = self.client.clone();
+        match tokio::task::spawn_blocking(move || question(&client)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(KafkaError::Canceled),
+        }
     }
 }

@@ -36,11 +36,11 @@ if is_complete; then
   exit
 fi
 
+started=$(mktemp) # a file that changes from now on is newer than what is made here
+trap 'rm -f "$started"' EXIT
 "$project/scripts/needs.sh" bed
 "$bed/build.sh"
 lock
-started=$(mktemp -p "$cache/bed") # a file that changes from now on is newer than what is made here
-trap 'rm -f "$started"' EXIT
 begin=${EPOCHREALTIME/[.,]/}
 lap() { say "$(printf '%5.1f s  %s' "$(((${EPOCHREALTIME/[.,]/} - begin) / 100000))e-1" "$*")"; }
 

@@ -5,9 +5,7 @@
 //!
 //! - `LAZARET_FRESH_CLUSTERS` (2, one of each flavour): how many clusters Lazaret is installed in; what comes on top only sees
 //!   that no pod is restarted.
-//! - `LAZARET_BROKER_RESTARTS` (0): how often a broker is restarted under the operator. It is known to fail at times: when the
-//!   connection to a coordinator goes in the wrong moment, librdkafka 2.12 ends a process that asks about groups
-//!   (librdkafka#4605).
+//! - `LAZARET_BROKER_RESTARTS` (3): how often a broker is restarted under the operator.
 
 use std::process::Command;
 
@@ -50,9 +48,21 @@ impl Node {
     }
 
     /// A Deployment heals what ends badly before anybody sees it.
-    fn no_pod_has_ended_badly(&self) {
-        let bad: Vec<_> = self.pods.iter().flat_map(|watch| watch.bad_ends(&[])).map(|end| end.to_string()).collect();
-        assert!(bad.is_empty(), "{}", bad.join("\n"));
+    async fn no_pod_has_ended_badly(&self) {
+        for watch in &self.pods {
+            let bad: Vec<_> = watch.bad_ends(&[]).await.iter().map(ToString::to_string).collect();
+            assert!(bad.is_empty(), "{}", bad.join("\n"));
+        }
+    }
+
+    /// The same, once the pods of ours were asked to end and are gone.
+    async fn all_pods_end_well(&self) {
+        for (namespace, watch, prefix) in [("lazaret", &self.pods[0], "lazaret"), (NAMESPACE, &self.pods[1], "orders")]
+        {
+            self.types(&format!("kubectl delete deployments -n {namespace} --all --wait=false"));
+            watch.all_gone(prefix).await;
+        }
+        self.no_pod_has_ended_badly().await;
     }
 
     /// What a platform engineer types.
@@ -298,7 +308,7 @@ fn lab_5_the_counts_are_there_to_read(node: &Node, dead_letters: usize) {
 /// Coordinators of groups move with each restart.
 async fn brokers_are_restarted_under_the_looking_operator(node: &Node) {
     let state = std::path::PathBuf::from(bed_up(&[])).ancestors().nth(2).unwrap().to_owned();
-    for restart in 0..number("LAZARET_BROKER_RESTARTS", 0) {
+    for restart in 0..number("LAZARET_BROKER_RESTARTS", 3) {
         let broker = format!("kafka-{}", restart % 3 + 1);
         let pid = std::fs::read_to_string(state.join("run").join(&broker)).unwrap();
         let in_box = |arguments: &[&str]| script("in.sh").args(arguments).output().unwrap().status.success();
@@ -307,7 +317,7 @@ async fn brokers_are_restarted_under_the_looking_operator(node: &Node) {
         bed_up(&[]);
         // It was no death.
         std::fs::remove_file(state.join("died")).unwrap();
-        node.no_pod_has_ended_badly();
+        node.no_pod_has_ended_badly().await;
     }
     let counted = node.dead_letters().len();
     node.types_on_node(
@@ -340,7 +350,6 @@ async fn the_chart_is_upgraded_and_removed_and_pipelines_stay(node: &Node) {
     let asked_for = node.types("kubectl get deployment lazaret -n lazaret -o jsonpath={.spec.replicas}");
     assert_eq!(asked_for, "1");
     node.ready().await;
-    node.no_pod_has_ended_badly();
     node.types("helm uninstall lazaret -n lazaret --wait");
     let crds: Api<CustomResourceDefinition> = Api::all(node.client.clone());
     crds.get("errorhandlingpipelines.lazaret.dev").await.unwrap();
@@ -392,7 +401,7 @@ async fn the_exercises_pass_on_kubernetes_in_both_flavours_of_strimzi() {
             brokers_are_restarted_under_the_looking_operator(&node).await;
             the_chart_is_upgraded_and_removed_and_pipelines_stay(&node).await;
         }
-        node.no_pod_has_ended_badly();
+        node.all_pods_end_well().await;
     }
     for cluster in 2..number("LAZARET_FRESH_CLUSTERS", 2) {
         let node = Node::new("v1").await;
@@ -400,7 +409,7 @@ async fn the_exercises_pass_on_kubernetes_in_both_flavours_of_strimzi() {
         node.ready().await;
         node.answers().await;
         lab_2_an_invalid_record_is_dead_lettered_at_once(&node).await;
-        node.no_pod_has_ended_badly();
+        node.all_pods_end_well().await;
         eprintln!("no pod was restarted in cluster {}", cluster + 1);
     }
     // What comes next wants a box of the usual kind.

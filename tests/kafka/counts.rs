@@ -1,6 +1,8 @@
 //! What is told of records and groups on Apache Kafka, beside what somebody else who looks would say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lazaret::domain::dead_letters::{DeadLetters, Summary};
@@ -17,9 +19,16 @@ use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 
 use crate::support::engine::Engine;
+use crate::support::lazaret::bash;
 use crate::support::pipeline::pipeline;
 use crate::support::topics::{self, committed, delete_records, producer, read_all, write, write_in_transactions};
 use crate::support::{Broker, DEADLINE, eventually, kafka, unique};
+
+const LAZARET: &str = env!("CARGO_BIN_EXE_lazaret");
+
+fn groups(connection: &Connection) -> Groups {
+    Groups::new(LAZARET, connection)
+}
 
 struct Bed {
     observer: Observer,
@@ -141,9 +150,8 @@ async fn a_topic_that_is_made_again_is_counted_anew() {
 
 async fn at_rest(groups: &Groups, group: &str, members: usize) -> GroupView {
     eventually(&format!("{group} is at rest with {members} members"), async || {
-        let described = groups.describe(BTreeSet::from([group.to_owned()])).await.unwrap();
         // While the topic of the groups is being made, who coordinates this one is not settled.
-        let view = described[group].clone().ok()?;
+        let view = groups.describe(group.to_owned()).await.ok()?;
         (view.is_at_rest() && view.members.len() == members).then_some(view)
     })
     .await
@@ -159,7 +167,7 @@ async fn a_group_is_described_with_its_members_and_what_they_read_in_both_protoc
         );
         let pipeline = pipeline(&topic, &more);
         Broker::Kafka.create_topics(&pipeline).await;
-        let groups = Groups::new(&Connection::new(kafka())).unwrap();
+        let groups = groups(&Connection::new(kafka()));
         let group = &*pipeline.main.group_id;
         let none = at_rest(&groups, group, 0).await;
         assert_eq!(none.state, "Dead", "{protocol}: there is no such group yet");
@@ -198,9 +206,8 @@ async fn a_cluster_that_does_not_answer_is_an_error_and_not_an_empty_answer() {
     let began = std::time::Instant::now();
     assert!(observer.partitions().await.is_err());
     assert!(observer.logs(BTreeSet::from([(topic, 0)])).await.is_err());
-    let groups = Groups::new(&Connection::new("127.0.0.1:1")).unwrap();
-    let described = groups.describe(BTreeSet::from(["g".to_owned()])).await;
-    assert!(described.map_or(true, |groups| groups["g"].is_err()));
+    let groups = groups(&Connection::new("127.0.0.1:1"));
+    assert!(groups.describe("g".to_owned()).await.is_err());
     assert!(groups.committed("g".to_owned()).await.is_err());
     assert!(began.elapsed() < DEADLINE, "each question has its own deadline: {:?}", began.elapsed());
 }
@@ -210,18 +217,52 @@ async fn a_cluster_that_does_not_answer_is_an_error_and_not_an_empty_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_has_moved_is_an_error_and_the_next_question_is_answered() {
     let broker = EmbeddedBroker::start().unwrap();
-    let groups = Groups::new(&broker.connection()).unwrap();
+    let groups = groups(&broker.connection());
     broker.fail_offset_fetches(&[RDKafkaErrorCode::NotCoordinator]);
     assert!(groups.committed("orders".to_owned()).await.is_err());
     eventually("the next one is answered", async || groups.committed("orders".to_owned()).await.ok()).await;
 }
 
+/// librdkafka ends the process that asks at times (librdkafka#4605).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_groups_lets_go_at_once_also_where_nobody_answers() {
-    // A socket that takes connections and says nothing.
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let groups = Groups::new(&Connection::new(silent.local_addr().unwrap().to_string())).unwrap();
-    assert!(groups.committed("orders".to_owned()).await.is_err());
-    let dropped = tokio::task::spawn_blocking(move || drop(groups));
-    tokio::time::timeout(DEADLINE / 6, dropped).await.expect("it is dropped").unwrap();
+async fn a_process_that_dies_or_hangs_while_it_asks_is_an_error_and_the_next_question_is_answered() {
+    let name = unique("asks");
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (program, pid) = (directory.join(&name), directory.join(format!("{name}.pid")));
+    let script = format!("#!/bin/sh\necho $$ >{}\nexec {LAZARET} \"$@\"\n", pid.display());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let groups = Groups::new(&program, &Connection::new(kafka()));
+    let committed = async || groups.committed("orders".to_owned()).await;
+    let mut seen = BTreeSet::new();
+    for (signal, why) in [("ABRT", "ended with signal: 6 (SIGABRT)"), ("STOP", "does not answer")] {
+        // The signal may come before the question: then another process answers it.
+        let error = eventually("a question has no answer", async || {
+            committed().await.ok()?;
+            let process = std::fs::read_to_string(&pid).unwrap().trim().to_owned();
+            assert!(seen.insert(process.clone()), "{process} has answered after it ended");
+            let (answer, _) = futures::join!(committed(), async { bash(&format!("kill -{signal} {process}")) });
+            answer.err()
+        });
+        let error = error.await.to_string();
+        assert!(error.contains(why), "{signal}: {error}");
+    }
+    eventually("the question is answered", async || committed().await.ok()).await;
+    seen.insert(std::fs::read_to_string(&pid).unwrap().trim().to_owned());
+    drop(groups);
+    for process in seen {
+        let process = PathBuf::from(format!("/proc/{process}/exe"));
+        eventually("no process is left", async || std::fs::read_link(&process).is_err().then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_cannot_answer_is_named_in_the_error() {
+    for (program, why) in
+        [("/nowhere/lazaret", "could not be started: No such file"), ("/bin/true", "ended with exit status: 0")]
+    {
+        let groups = Groups::new(program, &Connection::new("127.0.0.1:1"));
+        let error = groups.committed("g".to_owned()).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{program}: {error}");
+    }
 }

@@ -109,7 +109,8 @@ pub async fn in_namespace_of(client: Client, name: &str, may_fail: &[&str], test
         test(client.clone(), &name).await;
         let_pods_end(&client, &name).await;
         let excused: Vec<_> = may_fail.iter().map(|prefix| (*prefix).to_owned()).collect();
-        let bad = watch.bad_ends(&excused);
+        watch.all_gone("").await;
+        let bad = watch.bad_ends(&excused).await;
         assert!(bad.is_empty(), "{}", bad.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     };
     let result = AssertUnwindSafe(whole).catch_unwind().await;

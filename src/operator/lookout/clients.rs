@@ -1,7 +1,7 @@
 //! With what one Kafka is asked, and read.
 
 use crate::kafka::connection::Connection;
-use crate::kafka::groups::Groups;
+use crate::kafka::groups::{Groups, this_program};
 use crate::kafka::log_reader::LogReader;
 use crate::kafka::observer::{KafkaError, Observer};
 
@@ -20,7 +20,7 @@ impl Kafka {
     pub fn new(connection: &Connection) -> Result<Self, KafkaError> {
         Ok(Self {
             observer: Observer::new(connection)?,
-            groups: Groups::new(connection)?,
+            groups: Groups::new(this_program(), connection),
             reader: LogReader::new(connection)?,
         })
     }

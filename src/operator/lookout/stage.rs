@@ -243,14 +243,12 @@ impl StageLookout {
             return None;
         }
         let group = self.view.group_id.clone();
-        let described = kafka.groups.describe([group.clone()].into()).await;
-        let group = match described.map(|mut described| described.remove(&group)) {
-            Ok(Some(Ok(group))) => group,
-            Ok(Some(Err(error))) | Err(error) => {
+        let group = match kafka.groups.describe(group.clone()).await {
+            Ok(group) => group,
+            Err(error) => {
                 debug!(group, %error, "the group could not be described");
                 return None;
             }
-            Ok(None) => return None,
         };
         (self.described, self.assignment) = (Some(Instant::now()), assignment);
         self.view.group = Some(group.clone());
