@@ -42,9 +42,12 @@ impl Write for StandardError {
     }
 }
 
+/// What is logged by default. rdkafka itself tells of each connection that breaks to clients which only ask.
+const FILTER: &str = "info,rdkafka=off";
+
 /// Starts to log to standard error. `RUST_LOG` chooses what, `info` by default.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| StandardError);
     match format {
         LogFormat::Text => {

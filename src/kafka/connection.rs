@@ -10,6 +10,10 @@ use tracing::{debug, warn};
 
 use crate::domain::pipeline::{Assignor, GroupProtocol, Membership};
 
+/// What is logged of clients that only ask and read. They connect again every second while a broker is away, and whoever asks
+/// gets the error anyway.
+pub(super) const QUIET: RDKafkaLogLevel = RDKafkaLogLevel::Critical;
+
 /// The shortest and the longest time between two signs of life.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 
@@ -78,7 +82,7 @@ impl Connection {
         let mut config = self.client();
         // A request is given up after five seconds. Without this, librdkafka would wait for the answer of a broker that hangs
         // for a minute, and send further requests on the same connection.
-        config.set("socket.timeout.ms", "10000");
+        config.set("socket.timeout.ms", "10000").set_log_level(QUIET);
         config
     }
 
@@ -88,7 +92,7 @@ impl Connection {
     /// own group, also where it was asked about another; without one it ends the process (librdkafka#5040).
     pub(super) fn group_observer(&self) -> ClientConfig {
         let mut config = self.observer();
-        config.set("group.id", "lazaret-observer").set("enable.auto.commit", "false").set("log_level", "2");
+        config.set("group.id", "lazaret-observer").set("enable.auto.commit", "false");
         config
     }
 
@@ -108,7 +112,7 @@ impl Connection {
             // Once it has read what there was, its last request would keep a broker busy for the default of half a second, and
             // the next topic waiting.
             .set("fetch.wait.max.ms", "10")
-            .set("log_level", "2");
+            .set_log_level(QUIET);
         config
     }
 

@@ -4,6 +4,9 @@
 //! (librdkafka#4605), as every restart of a broker may do. So a process of its own asks. When that ends, the questions that it
 //! had are errors, and the next one starts another.
 //!
+//! It also loses its way to a coordinator at times, when brokers restart, and finds it only when some broker comes or goes: a
+//! process whose client had no answer in time is asked nothing more, either.
+//!
 //! The two speak JSON, a line each, over the standard input and output of the process: first the settings of its client, which
 //! no list of processes shows there, then questions, each with a number that its answer has, too. It ends with its input.
 
@@ -67,6 +70,7 @@ enum Answer {
     Described(GroupView),
     Committed(Vec<((String, i32), (i64, String))>),
     Failed(String),
+    TimedOut(String),
 }
 
 /// A line in either direction.
@@ -128,7 +132,7 @@ pub fn this_program() -> PathBuf {
 
 fn unexpected(answer: Answer) -> GroupsError {
     match answer {
-        Answer::Failed(error) => GroupsError::Kafka(error),
+        Answer::Failed(error) | Answer::TimedOut(error) => GroupsError::Kafka(error),
         other => GroupsError::Process(format!("has answered another question: {other:?}")),
     }
 }
@@ -136,13 +140,14 @@ fn unexpected(answer: Answer) -> GroupsError {
 /// Has questions answered until nobody is left who could ask one.
 async fn run(program: PathBuf, settings: ClientConfig, mut questions: mpsc::Receiver<(Question, Reply)>) {
     while let Some(first) = questions.recv().await {
-        let Err(why) = serve(&program, &settings, first, &mut questions).await else { return };
-        warn!(target: "lazaret::kafka", "the process that asks about groups {why}: another one is started");
-        sleep(RESTART_PAUSE).await;
+        if let Err(why) = serve(&program, &settings, first, &mut questions).await {
+            warn!(target: "lazaret::kafka", "the process that asks about groups {why}: another one is started");
+            sleep(RESTART_PAUSE).await;
+        }
     }
 }
 
-/// Starts a process and has it answer, until nobody is left who could ask. An error is how it ended.
+/// Starts a process and has it answer, as long as it does and there is somebody who could ask. An error is how it ended.
 async fn serve(
     program: &Path,
     settings: &ClientConfig,
@@ -159,8 +164,7 @@ async fn serve(
             return Err(why);
         }
     };
-    let mut next = Some(first);
-    let mut number = 0;
+    let (mut next, mut number, mut is_lost) = (Some(first), 0, false);
     let why = loop {
         if let Some((question, reply)) = next.take() {
             number += 1;
@@ -169,17 +173,21 @@ async fn serve(
                 break why;
             }
         }
+        if is_lost && waiting.is_empty() {
+            return Ok(());
+        }
         // Numbers rise: the first one waits longest.
         let deadline = waiting.first_key_value().map(|(_, (deadline, _))| *deadline);
         tokio::select! {
-            question = questions.recv() => match question {
+            question = questions.recv(), if !is_lost => match question {
                 Some(question) => next = Some(question),
                 None => return Ok(()),
             },
             line = process.output.next_line() => match line {
                 Ok(Some(line)) => match serde_json::from_str::<Numbered<Answer>>(&line) {
-                    Ok(Numbered { number, of }) => if let Some((_, reply)) = waiting.remove(&number) {
-                        let _ = reply.send(Ok(of));
+                    Ok(Numbered { number, of }) => {
+                        is_lost |= matches!(of, Answer::TimedOut(_));
+                        let _ = waiting.remove(&number).map(|(_, reply): (Instant, Reply)| reply.send(Ok(of)));
                     }
                     Err(error) => break format!("is not understood: {error}"),
                 },

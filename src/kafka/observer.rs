@@ -34,6 +34,12 @@ pub enum Reachability {
 /// Asking about one topic costs the same however many the cluster has; whether it exists does not matter.
 const ANY_TOPIC: &str = "__consumer_offsets";
 
+/// Takes what a client has to say of connections that broke since it was last polled. It would keep all of it, and a reader
+/// would take the oldest of it for an answer.
+pub(super) fn forget_errors(client: &BaseConsumer) {
+    while client.poll(Duration::ZERO).is_some() {}
+}
+
 /// A client that only asks.
 #[derive(Clone)]
 pub struct Observer {
@@ -43,11 +49,9 @@ pub struct Observer {
 impl Observer {
     /// Prepares to ask. Nothing is sent yet.
     pub fn new(connection: &Connection) -> KafkaResult<Self> {
-        // This client reconnects every second while a broker is away; its complaints would drown everything else, and
-        // whoever asks gets the error anyway.
         let mut config = connection.observer();
         // A partition ends where it does for a stage.
-        config.set("log_level", "2").set("isolation.level", "read_committed");
+        config.set("isolation.level", "read_committed");
         Ok(Self { client: Arc::new(config.create()?) })
     }
 
@@ -124,7 +128,11 @@ impl Observer {
         question: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
     ) -> KafkaResult<T> {
         let client = self.client.clone();
-        match tokio::task::spawn_blocking(move || question(&client)).await {
+        let ask = move || {
+            forget_errors(&client);
+            question(&client)
+        };
+        match tokio::task::spawn_blocking(ask).await {
             Ok(answer) => answer,
             Err(_) => Err(KafkaError::Canceled),
         }

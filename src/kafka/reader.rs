@@ -11,6 +11,8 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::observer::forget_errors;
+
 /// How long Kafka may take to send the next record.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -65,6 +67,7 @@ fn read_topic(
     for (partition, range) in &behind {
         list.add_partition_offset(topic, *partition, Offset::Offset(range.start))?;
     }
+    forget_errors(consumer);
     // Of a topic that it does not know yet it would ask only once a second.
     consumer.fetch_metadata(Some(topic), PATIENCE)?;
     consumer.assign(&list)?;
@@ -83,6 +86,8 @@ fn read_topic(
                     is_last.then_some(partition)
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => Some(partition),
+                // One broker, and it may not be asked for anything.
+                Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure))) => None,
                 Some(Err(error)) => return Err(error),
                 None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
             };

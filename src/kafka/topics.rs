@@ -60,8 +60,7 @@ impl Topics {
     /// Prepares to ask. Nothing is sent yet.
     pub fn new(connection: &Connection) -> Result<Self, TopicError> {
         let bootstrap_servers = connection.bootstrap_servers().to_owned();
-        // It reconnects every second while a broker is away; whoever asks gets the error anyway.
-        match connection.observer().set("log_level", "2").create_with_context(LogContext) {
+        match connection.observer().create_with_context(LogContext) {
             Ok(admin) => Ok(Self { bootstrap_servers, admin: Arc::new(admin) }),
             Err(source) => Err(TopicError::Request { bootstrap_servers, source }),
         }

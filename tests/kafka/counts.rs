@@ -223,23 +223,41 @@ async fn a_coordinator_that_has_moved_is_an_error_and_the_next_question_is_answe
     eventually("the next one is answered", async || groups.committed("orders".to_owned()).await.ok()).await;
 }
 
+/// The program that asks, with a note of which process it is.
+struct Noted {
+    program: PathBuf,
+    pid: PathBuf,
+}
+
+impl Noted {
+    fn new() -> Self {
+        let name = unique("asks");
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (program, pid) = (directory.join(&name), directory.join(format!("{name}.pid")));
+        let script = format!("#!/bin/sh\necho $$ >{}\nexec {LAZARET} \"$@\"\n", pid.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self { program, pid }
+    }
+
+    /// The process that was started last.
+    fn process(&self) -> String {
+        std::fs::read_to_string(&self.pid).unwrap().trim().to_owned()
+    }
+}
+
 /// librdkafka ends the process that asks at times (librdkafka#4605).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_dies_or_hangs_while_it_asks_is_an_error_and_the_next_question_is_answered() {
-    let name = unique("asks");
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (program, pid) = (directory.join(&name), directory.join(format!("{name}.pid")));
-    let script = format!("#!/bin/sh\necho $$ >{}\nexec {LAZARET} \"$@\"\n", pid.display());
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let groups = Groups::new(&program, &Connection::new(kafka()));
+    let noted = Noted::new();
+    let groups = Groups::new(&noted.program, &Connection::new(kafka()));
     let committed = async || groups.committed("orders".to_owned()).await;
     let mut seen = BTreeSet::new();
     for (signal, why) in [("ABRT", "ended with signal: 6 (SIGABRT)"), ("STOP", "does not answer")] {
         // The signal may come before the question: then another process answers it.
         let error = eventually("a question has no answer", async || {
             committed().await.ok()?;
-            let process = std::fs::read_to_string(&pid).unwrap().trim().to_owned();
+            let process = noted.process();
             assert!(seen.insert(process.clone()), "{process} has answered after it ended");
             let (answer, _) = futures::join!(committed(), async { bash(&format!("kill -{signal} {process}")) });
             answer.err()
@@ -248,11 +266,27 @@ async fn a_process_that_dies_or_hangs_while_it_asks_is_an_error_and_the_next_que
         assert!(error.contains(why), "{signal}: {error}");
     }
     eventually("the question is answered", async || committed().await.ok()).await;
-    seen.insert(std::fs::read_to_string(&pid).unwrap().trim().to_owned());
+    seen.insert(noted.process());
     drop(groups);
     for process in seen {
         let process = PathBuf::from(format!("/proc/{process}/exe"));
         eventually("no process is left", async || std::fs::read_link(&process).is_err().then_some(())).await;
+    }
+}
+
+/// librdkafka loses its way to a coordinator at times, and does not look for it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_had_no_answer_in_time_is_not_asked_again() {
+    // A socket that takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let noted = Noted::new();
+    let groups = Groups::new(&noted.program, &Connection::new(silent.local_addr().unwrap().to_string()));
+    let mut seen = BTreeSet::new();
+    for _ in 0..2 {
+        let (one, other) = futures::join!(groups.committed("orders".to_owned()), groups.describe("orders".to_owned()));
+        let errors = [one.unwrap_err().to_string(), other.unwrap_err().to_string()];
+        assert!(errors.iter().all(|error| error.contains("Timed out")), "{errors:?}");
+        assert!(seen.insert(noted.process()), "another process asks each time");
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::librdkafka::{committed, describe};
 use super::{Answer, Numbered, Question};
-use crate::kafka::observer::TIMEOUT;
+use crate::kafka::connection::QUIET;
+use crate::kafka::observer::{TIMEOUT, forget_errors};
 
 /// Answers the questions on standard input until it ends, each on a thread of its own: a coordinator that is silent must not
 /// keep others from being asked.
@@ -21,10 +22,11 @@ pub fn answer() -> io::Result<()> {
     let mut lines = io::stdin().lock().lines();
     let Some(settings) = lines.next() else { return Ok(()) };
     let settings: BTreeMap<String, String> = serde_json::from_str(&settings?)?;
-    let client = settings.into_iter().collect::<ClientConfig>().create().map_err(io::Error::other)?;
-    let client: Arc<BaseConsumer> = Arc::new(client);
+    let settings = settings.into_iter().collect::<ClientConfig>().set_log_level(QUIET).clone();
+    let client: Arc<BaseConsumer> = Arc::new(settings.create().map_err(io::Error::other)?);
     for line in lines {
         let Numbered { number, of } = serde_json::from_str(&line?)?;
+        forget_errors(&client);
         let client = client.clone();
         std::thread::spawn(move || {
             let line = Numbered { number, of: answer_to(&client, of) };
@@ -44,7 +46,10 @@ fn answer_to(client: &BaseConsumer, question: Question) -> Answer {
             committed(client, &group, TIMEOUT).map(|committed| Answer::Committed(committed.into_iter().collect()))
         }
     };
-    answer.unwrap_or_else(|error: KafkaError| Answer::Failed(error.to_string()))
+    answer.unwrap_or_else(|error: KafkaError| match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::OperationTimedOut) => Answer::TimedOut(error.to_string()),
+        _ => Answer::Failed(error.to_string()),
+    })
 }
 
 fn write(line: &Numbered<Answer>) -> io::Result<()> {
