@@ -13,6 +13,25 @@ use std::ops::Range;
 /// Finished offsets above a committed one: ranges in ascending order that neither touch nor overlap.
 pub type Finished = Vec<Range<i64>>;
 
+/// Finished offsets one after the other, above a committed one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The offsets.
+    pub offsets: Range<i64>,
+    /// From the first to the last of them that was written to another topic, as far as is known, `None` when none was. What is
+    /// forgotten of these is written once more; what was only processed may be forgotten, and is processed again.
+    pub routed: Option<Range<i64>>,
+}
+
+/// What may be committed for a partition, and what beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Every record below this offset is finished.
+    pub committed: i64,
+    /// What is finished above it, in ascending order.
+    pub runs: Vec<Run>,
+}
+
 /// What may be committed for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -29,7 +48,7 @@ pub struct Offsets {
     slots: VecDeque<Slot>,
     /// One past the highest offset seen, `None` before the first when nothing was committed either.
     next: Option<i64>,
-    /// Finished before a restart, and not seen again yet.
+    /// Finished before a restart, and not seen again yet. What of it was routed is not known any more: all of it counts as that.
     restored: VecDeque<Range<i64>>,
     in_flight: usize,
 }
@@ -37,7 +56,14 @@ pub struct Offsets {
 #[derive(Debug)]
 struct Slot {
     offset: i64,
-    finished: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    InFlight,
+    Processed,
+    Routed,
 }
 
 /// Whether a record that was read is to be processed.
@@ -47,6 +73,18 @@ pub enum Begun {
     InFlight,
     /// It was finished before, or is in flight already: it is not to be processed.
     Known,
+}
+
+impl Run {
+    fn up_to(mut self, end: i64) -> Self {
+        self.offsets.end = end;
+        self
+    }
+
+    fn add_routed(&mut self, offsets: Range<i64>) {
+        let start = self.routed.as_ref().map_or(offsets.start, |routed| routed.start);
+        self.routed = Some(start..offsets.end);
+    }
 }
 
 impl Offsets {
@@ -68,22 +106,34 @@ impl Offsets {
         if finished && self.slots.is_empty() {
             return Begun::Known;
         }
-        self.slots.push_back(Slot { offset, finished });
         if finished {
+            self.slots.push_back(Slot { offset, state: State::Routed });
             return Begun::Known;
         }
+        self.slots.push_back(Slot { offset, state: State::InFlight });
         self.in_flight += 1;
         Begun::InFlight
     }
 
-    /// Takes note that a record is settled. Returns whether it was in flight.
+    /// Takes note that a record is settled, and that it does no harm to settle it once more. Returns whether it was in flight.
     pub fn finish(&mut self, offset: i64) -> bool {
+        self.settle(offset, State::Processed)
+    }
+
+    /// Takes note that a record is settled by having been written to another topic. Returns whether it was in flight.
+    pub fn route(&mut self, offset: i64) -> bool {
+        self.settle(offset, State::Routed)
+    }
+
+    fn settle(&mut self, offset: i64, state: State) -> bool {
         let Ok(index) = self.slots.binary_search_by_key(&offset, |slot| slot.offset) else { return false };
-        if std::mem::replace(&mut self.slots[index].finished, true) {
+        let slot = &mut self.slots[index];
+        if slot.state != State::InFlight {
             return false;
         }
+        slot.state = state;
         self.in_flight -= 1;
-        while self.slots.front().is_some_and(|slot| slot.finished) {
+        while self.slots.front().is_some_and(|slot| slot.state != State::InFlight) {
             self.slots.pop_front();
         }
         true
@@ -91,38 +141,46 @@ impl Offsets {
 
     /// The offset that may be committed: every record below it is finished. `None` when nothing is known yet.
     pub fn watermark(&self) -> Option<i64> {
-        Some(self.position(&[])?.committed)
+        Some(self.ahead(&[])?.committed)
     }
 
     /// The finished offsets above the watermark. A gap between two finished records counts as finished.
     pub fn finished(&self) -> Finished {
-        self.position(&[]).map(|position| position.finished).unwrap_or_default()
+        self.position().map(|position| position.finished).unwrap_or_default()
     }
 
-    /// What may be committed once `finishing`, in ascending order, are finished too. `None` when nothing is known yet.
-    pub fn position(&self, finishing: &[i64]) -> Option<Position> {
+    /// What may be committed. `None` when nothing is known yet.
+    pub fn position(&self) -> Option<Position> {
+        let Ahead { committed, runs } = self.ahead(&[])?;
+        Some(Position { committed, finished: runs.into_iter().map(|run| run.offsets).collect() })
+    }
+
+    /// What may be committed once `routing`, in ascending order, are routed. `None` when nothing is known yet.
+    pub fn ahead(&self, routing: &[i64]) -> Option<Ahead> {
         let next = self.next?;
-        let mut finishing = finishing.iter().copied().peekable();
+        let mut routing = routing.iter().copied().peekable();
         let mut watermark = None;
-        let mut ranges = Finished::new();
-        let mut open: Option<i64> = None;
+        let mut runs: Vec<Run> = vec![];
+        // The run that reaches up to here.
+        let mut open: Option<Run> = None;
         for slot in &self.slots {
-            while finishing.next_if(|offset| *offset < slot.offset).is_some() {}
-            match (slot.finished || finishing.peek() == Some(&slot.offset), open) {
-                // What is finished up to here lies below the watermark.
-                (true, _) if watermark.is_none() => {}
-                (true, None) => open = Some(slot.offset),
-                (false, Some(start)) => {
-                    ranges.push(start..slot.offset);
-                    open = None;
+            while routing.next_if(|offset| *offset < slot.offset).is_some() {}
+            let state = match slot.state {
+                State::InFlight if routing.peek() == Some(&slot.offset) => State::Routed,
+                state => state,
+            };
+            if state == State::InFlight {
+                watermark.get_or_insert(slot.offset);
+                runs.extend(open.take().map(|run| run.up_to(slot.offset)));
+            } else if watermark.is_some() {
+                // What is finished up to here lies above the watermark.
+                let run = open.get_or_insert(Run { offsets: slot.offset..slot.offset + 1, routed: None });
+                if state == State::Routed {
+                    run.add_routed(slot.offset..slot.offset + 1);
                 }
-                (false, None) => drop(watermark.get_or_insert(slot.offset)),
-                (true, Some(_)) => {}
             }
         }
-        if let Some(start) = open {
-            ranges.push(start..next);
-        }
+        runs.extend(open.map(|run| run.up_to(next)));
         let reached = |range: &&Range<i64>| range.start <= next;
         let committed = match (watermark, self.restored.front().filter(reached)) {
             (Some(unfinished), _) => unfinished,
@@ -131,13 +189,16 @@ impl Offsets {
         };
         for range in &self.restored {
             let start = range.start.max(next).max(committed);
-            match ranges.last_mut() {
+            match runs.last_mut() {
                 _ if start >= range.end => {}
-                Some(last) if last.end == start => last.end = range.end,
-                _ => ranges.push(start..range.end),
+                Some(last) if last.offsets.end == start => {
+                    last.offsets.end = range.end;
+                    last.add_routed(start..range.end);
+                }
+                _ => runs.push(Run { offsets: start..range.end, routed: Some(start..range.end) }),
             }
         }
-        Some(Position { committed, finished: ranges })
+        Some(Ahead { committed, runs })
     }
 
     /// How many records are remembered: those in flight, and those finished above the lowest one in flight.
@@ -230,11 +291,16 @@ mod tests {
     fn what_is_about_to_be_finished_can_be_looked_at_beforehand() {
         let mut tracker = begun([1, 2, 3, 5, 8]);
         tracker.finish(3);
-        let position = |committed, finished| Some(Position { committed, finished });
-        assert_eq!(tracker.position(&[]), position(1, vec![3..5]));
-        assert_eq!(tracker.position(&[1, 8]), position(2, vec![3..5, 8..9]));
-        assert_eq!(tracker.position(&[1, 2]), position(5, vec![]));
-        assert_eq!(tracker.position(&[0, 1, 2, 4, 5, 8]), position(9, vec![]), "what is not in flight changes nothing");
+        let ahead = |committed, runs: &[(Range<i64>, Option<Range<i64>>)]| {
+            let run =
+                |(offsets, routed): &(_, Option<_>)| Run { offsets: Range::clone(offsets), routed: routed.clone() };
+            Some(Ahead { committed, runs: runs.iter().map(run).collect() })
+        };
+        assert_eq!(tracker.ahead(&[]), ahead(1, &[(3..5, None)]));
+        assert_eq!(tracker.ahead(&[1, 8]), ahead(2, &[(3..5, None), (8..9, Some(8..9))]));
+        assert_eq!(tracker.ahead(&[1, 5]), ahead(2, &[(3..8, Some(5..6))]));
+        assert_eq!(tracker.ahead(&[1, 2]), ahead(5, &[]));
+        assert_eq!(tracker.ahead(&[0, 1, 2, 4, 5, 8]), ahead(9, &[]), "what is not in flight changes nothing");
         assert_eq!(tracker.watermark(), Some(1));
     }
 
@@ -258,11 +324,11 @@ mod tests {
                 tracker.finish(offset);
             }
             let finishing: Vec<_> = finishing.into_iter().collect();
-            let before = tracker.position(&finishing);
+            let before = tracker.ahead(&finishing);
             for offset in finishing {
-                tracker.finish(offset);
+                tracker.route(offset);
             }
-            prop_assert_eq!(before, tracker.position(&[]));
+            prop_assert_eq!(before, tracker.ahead(&[]));
         }
 
         /// A model of one partition: records at any offsets, finished in any order, with crashes in between after which

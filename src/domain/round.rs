@@ -5,12 +5,8 @@
 //! processed and routed once more. What Kafka keeps beside a commit is bounded, so a record may only be routed when there
 //! is room to say so, and no later commit may drop it.
 
-use super::commit_metadata::{self, MAX_BYTES};
+use super::commit_metadata::{self, Encoded};
 use super::offsets::Offsets;
-
-/// The intake of a partition stops when its finished offsets take more than this beside the committed one; the rest of
-/// [`MAX_BYTES`] is for what is in flight already.
-const FULL_BYTES: usize = MAX_BYTES * 3 / 4;
 
 /// A partition's share in a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,30 +17,27 @@ pub struct Share {
     pub committed: i64,
     /// The finished offsets above it, as text.
     pub metadata: String,
-    /// Whether so much is finished above the committed offset that no more should be read for now.
-    pub is_full: bool,
+    /// How much of what there is room for they take; all of it where some were left out.
+    pub bytes: usize,
 }
 
-/// Works out the share of a partition whose records at `waiting`, in ascending order, are to be routed. Every finished
-/// offset below `keep` must be in the commit: a record below it was routed before.
+/// Works out the share of a partition whose records at `waiting`, in ascending order, are to be routed. `None` when nothing
+/// is known of the partition yet.
 ///
-/// `None` when nothing may be committed: nothing is known yet, or what must be kept does not fit. The lower a record the
-/// more room its end makes, so what waits is taken from below; it goes on when the records below are finished.
-pub fn share(offsets: &Offsets, waiting: &[i64], keep: i64) -> Option<Share> {
+/// There is always room for the lowest record that is not finished: once it is routed, fewer are ahead. So what waits is taken
+/// from below, and goes on when the records below it are finished. There is always something to commit: what was processed may
+/// be forgotten, and the more records are finished between two that were routed, the less there is to say of the two.
+pub fn share(offsets: &Offsets, waiting: &[i64]) -> Option<Share> {
     let mut routed = waiting.len();
-    loop {
-        let position = offsets.position(&waiting[..routed])?;
-        let encoded = commit_metadata::encode(position.committed, &position.finished);
-        let keep = waiting[..routed].last().map_or(keep, |last| keep.max(last + 1));
-        if encoded.covers(keep) {
-            let is_full = encoded.cut.is_some() || encoded.text.len() > FULL_BYTES;
-            return Some(Share { routed, committed: position.committed, metadata: encoded.text, is_full });
-        }
-        if routed == 0 {
-            return None;
+    let ahead = loop {
+        let ahead = offsets.ahead(&waiting[..routed])?;
+        if routed == 0 || commit_metadata::has_room(&ahead) {
+            break ahead;
         }
         routed /= 2;
-    }
+    };
+    let Encoded { text: metadata, bytes } = commit_metadata::encode(&ahead)?;
+    Some(Share { routed, committed: ahead.committed, metadata, bytes })
 }
 
 #[cfg(test)]
@@ -70,80 +63,144 @@ mod tests {
 
     #[test]
     fn what_fits_is_routed_at_once_and_committed_with_it() {
-        let share = share(&begun(5), &[0, 1, 3], 0).unwrap();
-        assert_eq!((share.routed, share.committed, share.is_full), (3, 2, false));
+        let share = share(&begun(5), &[0, 1, 3]).unwrap();
+        assert_eq!((share.routed, share.committed), (3, 2));
         assert_eq!(commit_metadata::decode(2, &share.metadata).unwrap(), [3..4; 1]);
     }
 
     #[test]
-    fn a_record_that_no_commit_could_show_as_finished_waits_until_one_can() {
-        let mut offsets = begun(20_000);
-        finish(&mut offsets, (1..9_999).step_by(2));
-        assert_eq!(share(&offsets, &[15_000], 0).unwrap().routed, 0, "no room for it");
-        assert!(share(&offsets, &[15_000], 0).unwrap().is_full);
-        assert_eq!(share(&offsets, &[0, 2, 15_000, 15_002], 0).unwrap().routed, 2, "the lower ones make room");
-        finish(&mut offsets, (0..9_999).step_by(2));
-        assert_eq!(share(&offsets, &[15_000], 0).unwrap().routed, 1);
+    fn a_record_that_no_commit_could_show_as_routed_waits_until_one_can() {
+        let mut offsets = begun(60_000);
+        (1..20_000).step_by(2).for_each(|offset| assert!(offsets.route(offset)));
+        let all: Vec<_> = (20_001..60_000).step_by(2).collect();
+        let first = share(&offsets, &all).unwrap();
+        assert!((1..all.len()).contains(&first.routed), "some have room: {}", first.routed);
+        all[..first.routed].iter().for_each(|offset| assert!(offsets.route(*offset)));
+        let mut rest = all[first.routed..].to_vec();
+        while let Some(share) = share(&offsets, &rest).filter(|share| share.routed > 0) {
+            rest.drain(..share.routed).for_each(|offset| assert!(offsets.route(offset)));
+        }
+        assert!(!rest.is_empty(), "the room is used up");
+        finish(&mut offsets, (0..20_000).step_by(2));
+        assert!(share(&offsets, &rest).unwrap().routed > 0, "what is finished below makes room");
     }
 
     #[test]
-    fn a_commit_that_would_drop_a_routed_record_is_not_made() {
-        let mut offsets = begun(20_000);
-        offsets.finish(15_000);
-        assert!(share(&offsets, &[], 15_001).is_some());
-        finish(&mut offsets, (1..9_999).step_by(2));
-        assert_eq!(share(&offsets, &[], 15_001), None);
-        assert!(share(&offsets, &[], 0).is_some(), "what was only processed may be forgotten");
+    fn what_was_only_processed_is_forgotten_before_a_record_is_kept_from_being_routed() {
+        let mut offsets = begun(60_000);
+        finish(&mut offsets, (1..50_000).step_by(2));
+        let share = share(&offsets, &[55_000]).unwrap();
+        assert_eq!((share.routed, share.committed, share.bytes), (1, 0, commit_metadata::MAX_BYTES));
+        assert_eq!(commit_metadata::decode(0, &share.metadata).unwrap().last(), Some(&(55_000..55_001)));
+    }
+
+    /// A burst in one partition: records are due at random, and some of them fail again.
+    fn burst(ranks: &[u32], fails: impl Fn(usize) -> bool) {
+        let mut order: Vec<usize> = (0..ranks.len()).collect();
+        order.sort_by_key(|at| ranks[*at]);
+        let mut offsets = begun(ranks.len() as i64);
+        let mut waiting = BTreeSet::new();
+        for (ended, at) in order.iter().enumerate() {
+            if fails(*at) {
+                waiting.insert(*at as i64);
+            } else {
+                offsets.finish(*at as i64);
+            }
+            if ended % 997 == 0 {
+                round(&mut offsets, &mut waiting);
+            }
+        }
+        let mut rounds = 0;
+        while !waiting.is_empty() {
+            round(&mut offsets, &mut waiting);
+            rounds += 1;
+            assert!(rounds < 200, "{} records are never routed", waiting.len());
+        }
+        let share = share(&offsets, &[]).unwrap();
+        assert_eq!((share.committed, &*share.metadata), (ranks.len() as i64, ""));
+    }
+
+    /// A round takes no more than this.
+    fn round(offsets: &mut Offsets, waiting: &mut BTreeSet<i64>) {
+        let list: Vec<_> = waiting.iter().copied().take(1_600).collect();
+        let share = share(offsets, &list).expect("there is always something to commit");
+        assert!(share.metadata.len() <= commit_metadata::MAX_BYTES);
+        for offset in &list[..share.routed] {
+            waiting.remove(offset);
+            offsets.route(*offset);
+        }
+    }
+
+    #[test]
+    fn a_burst_of_retries_of_which_some_fail_again_is_routed_to_the_last() {
+        use rand::{Rng, SeedableRng};
+        let mut random = rand::rngs::StdRng::seed_from_u64(1);
+        for (records, percent) in [(16_000, 30), (45_000, 30), (8_000, 45)] {
+            let ranks: Vec<u32> = (0..records).map(|_| random.random()).collect();
+            let fails: Vec<bool> = (0..records).map(|_| random.random_bool(f64::from(percent) / 100.0)).collect();
+            burst(&ranks, |at| fails[at]);
+        }
     }
 
     proptest! {
         /// A model of one partition: records finish or are routed in any order, with crashes in between after which all
         /// that is known is the last commit.
         #[test]
-        fn no_record_is_routed_twice(
+        fn no_record_is_routed_twice_and_all_are_routed_in_the_end(
             ranks in proptest::collection::vec(any::<u32>(), 1..3_000),
             crashes in proptest::collection::btree_set(0usize..40, 0..4),
+            scale in 1i64..40,
         ) {
-            let mut records: Vec<i64> = (0..ranks.len() as i64).collect();
-            records.sort_by_key(|offset| ranks[*offset as usize]);
-            let size = records.len().div_ceil(40);
-            let mut ends = vec![0; records.len()];
-            records.iter().enumerate().for_each(|(at, offset)| ends[*offset as usize] = at / size);
+            // Every record stands for a stretch of them which begins with one that is never read by this worker: that makes
+            // much to say of few.
+            let place = |at: usize| at as i64 * scale;
+            let is_routed = |at: usize| at.is_multiple_of(3);
+            let mut order: Vec<usize> = (0..ranks.len()).collect();
+            order.sort_by_key(|at| ranks[*at]);
+            let size = order.len().div_ceil(40);
+            let mut ended_at = vec![0; order.len()];
+            order.iter().enumerate().for_each(|(nth, at)| ended_at[*at] = nth / size);
             let mut routed = BTreeSet::new();
-            let (mut committed, mut metadata) = (0, String::new());
-            let mut offsets = begun(ranks.len() as i64);
-            let (mut waiting, mut keep) = (BTreeSet::new(), 0);
-            for (step, chunk) in records.chunks(size).enumerate() {
-                for offset in chunk {
-                    if offset % 3 == 0 { waiting.insert(*offset); } else { offsets.finish(*offset); }
+            let mut offsets = Offsets::resume(0, vec![]);
+            for at in 0..ranks.len() {
+                offsets.begin(place(at));
+            }
+            let mut waiting = BTreeSet::new();
+            for (step, chunk) in order.chunks(size).enumerate() {
+                for at in chunk {
+                    if is_routed(*at) { waiting.insert(place(*at)); } else { offsets.finish(place(*at)); }
                 }
                 let list: Vec<_> = waiting.iter().copied().collect();
-                if let Some(share) = share(&offsets, &list, keep) {
-                    for offset in &list[..share.routed] {
-                        prop_assert!(routed.insert(*offset), "{offset} is routed twice");
-                        waiting.remove(offset);
-                        offsets.finish(*offset);
-                        keep = keep.max(offset + 1);
-                    }
-                    (committed, metadata) = (share.committed, share.metadata);
+                let share = share(&offsets, &list).expect("there is always something to commit");
+                for offset in &list[..share.routed] {
+                    prop_assert!(routed.insert(*offset), "{offset} is routed twice");
+                    waiting.remove(offset);
+                    offsets.route(*offset);
                 }
                 if crashes.contains(&step) {
-                    let finished = commit_metadata::decode(committed, &metadata).unwrap();
-                    keep = finished.last().map_or(0, |range| range.end);
-                    offsets = Offsets::resume(committed, finished);
+                    let finished = commit_metadata::decode(share.committed, &share.metadata).unwrap();
+                    offsets = Offsets::resume(share.committed, finished);
                     waiting.clear();
-                    for offset in committed..ranks.len() as i64 {
-                        let begun = offsets.begin(offset) == Begun::InFlight;
-                        let seen_before = ends[offset as usize] <= step;
+                    for at in (0..ranks.len()).filter(|at| place(*at) >= share.committed) {
                         // It is processed again, with the same outcome.
-                        if begun && seen_before && offset % 3 == 0 {
-                            waiting.insert(offset);
-                        } else if begun && seen_before {
-                            offsets.finish(offset);
+                        if offsets.begin(place(at)) == Begun::InFlight && ended_at[at] <= step {
+                            if is_routed(at) { waiting.insert(place(at)); } else { offsets.finish(place(at)); }
                         }
                     }
                 }
             }
+            // Nothing is in flight any more.
+            while !waiting.is_empty() {
+                let list: Vec<_> = waiting.iter().copied().collect();
+                let share = share(&offsets, &list).unwrap();
+                prop_assert!(share.routed > 0, "{} wait for ever", waiting.len());
+                for offset in &list[..share.routed] {
+                    prop_assert!(routed.insert(*offset), "{offset} is routed twice");
+                    waiting.remove(offset);
+                    offsets.route(*offset);
+                }
+            }
+            prop_assert_eq!(routed.len(), ranks.len().div_ceil(3));
         }
     }
 }

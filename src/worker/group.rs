@@ -185,7 +185,7 @@ impl Group {
         let (position, member_id) = {
             let assigned = self.assigned();
             let assigned = assigned.get(&partition)?;
-            let position = assigned.offsets.lock().unwrap_or_else(PoisonError::into_inner).position(&[]);
+            let position = assigned.offsets.lock().unwrap_or_else(PoisonError::into_inner).position();
             (position.filter(|position| position.committed <= first), assigned.member_id.clone())
         };
         let Some(Position { committed, finished }) = position else {

@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 
+use crate::domain::commit_metadata::MAX_BYTES;
 use crate::domain::time::Timestamp;
 
 /// The memory that the records of one stage may take, over all its partitions, besides those that wait to become due.
@@ -23,7 +24,8 @@ pub struct Load {
     limit: usize,
     bytes: AtomicUsize,
     records: AtomicUsize,
-    finished_ahead: AtomicBool,
+    window: AtomicUsize,
+    metadata: AtomicUsize,
     pending: AtomicUsize,
     /// Of the records that are held, those that wait in their lane.
     in_lane: AtomicUsize,
@@ -58,6 +60,10 @@ impl fmt::Display for Pause {
     }
 }
 
+/// No more is read once the finished offsets take more than this beside the committed one; the rest is for what is in flight
+/// already.
+const METADATA_BYTES: usize = MAX_BYTES * 3 / 4;
+
 const NEVER: i64 = i64::MAX;
 
 /// Stands for the offset after the last record that was read before there was one.
@@ -70,7 +76,8 @@ impl Load {
             limit,
             bytes: AtomicUsize::new(0),
             records: AtomicUsize::new(0),
-            finished_ahead: AtomicBool::new(false),
+            window: AtomicUsize::new(0),
+            metadata: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
             in_lane: AtomicUsize::new(0),
             pending_bytes: AtomicUsize::new(0),
@@ -90,29 +97,31 @@ impl Load {
 
     /// Why the partition has to be paused, where its share is so many `bytes`; `None` when it need not be.
     pub fn is_over(&self, bytes: usize) -> Option<Pause> {
-        self.exceeds(bytes, self.limit)
+        self.exceeds(bytes, self.limit, METADATA_BYTES)
     }
 
     /// Whether enough is free again to go on.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.exceeds(bytes / 2, self.limit / 2).is_none()
+        self.exceeds(bytes / 2, self.limit / 2, METADATA_BYTES / 2).is_none()
     }
 
-    fn exceeds(&self, bytes: usize, records: usize) -> Option<Pause> {
+    fn exceeds(&self, bytes: usize, records: usize, metadata: usize) -> Option<Pause> {
         let held = self.records.load(Relaxed) + self.pending.load(Relaxed);
         if self.bytes.load(Relaxed) > bytes {
             Some(Pause::Memory)
         } else if held > records {
             Some(Pause::Records)
         } else {
-            self.finished_ahead.load(Relaxed).then_some(Pause::FinishedAhead)
+            let is_full = self.metadata.load(Relaxed) > metadata || self.window.load(Relaxed) > 2 * records;
+            is_full.then_some(Pause::FinishedAhead)
         }
     }
 
-    /// Says whether too much is finished above a record that is not, to be remembered or to fit beside the commit: so many
-    /// offsets are remembered, and the commit is full.
-    pub fn set_finished_ahead(&self, window: usize, commit_is_full: bool) {
-        self.finished_ahead.store(commit_is_full || window > 2 * self.limit, Relaxed);
+    /// Says how much is finished above a record that is not: so many offsets are remembered, and what is said of them beside
+    /// the commit takes so many bytes.
+    pub fn set_finished_ahead(&self, window: usize, metadata: usize) {
+        self.window.store(window, Relaxed);
+        self.metadata.store(metadata, Relaxed);
     }
 
     /// Says how many records wait to become due, the memory that they take, and when the next one is due. Those that wait
@@ -220,11 +229,15 @@ mod tests {
     #[test]
     fn too_much_that_is_finished_ahead_stops_the_intake_however_little_is_held() {
         let load = Load::new(100);
-        load.set_finished_ahead(0, true);
+        load.set_finished_ahead(0, MAX_BYTES);
         assert!(load.is_over(100) == Some(Pause::FinishedAhead) && !load.has_room(100));
-        load.set_finished_ahead(201, false);
-        assert!(!load.has_room(100));
-        load.set_finished_ahead(200, false);
+        load.set_finished_ahead(0, MAX_BYTES / 2);
+        assert!(load.is_over(100).is_none() && !load.has_room(100), "it goes on only when there is much room");
+        load.set_finished_ahead(0, MAX_BYTES / 4);
+        assert!(load.has_room(100));
+        load.set_finished_ahead(201, 0);
+        assert_eq!(load.is_over(100), Some(Pause::FinishedAhead));
+        load.set_finished_ahead(100, 0);
         assert!(load.has_room(100));
     }
 

@@ -22,6 +22,7 @@ use super::member::Member;
 use super::metrics::StageMetrics;
 use super::work::{AssignmentId, Commit, Destination, Route, ToSettle};
 use super::writer::{Waiting, Writer, Written};
+use crate::domain::commit_metadata::MAX_BYTES;
 use crate::domain::offsets::Offsets;
 use crate::domain::pipeline::Delivery;
 use crate::domain::round::{Share, share};
@@ -39,6 +40,9 @@ pub(super) const COMMIT_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait after a round that failed; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long to wait until it is worked out again whether a record has room beside the commit: that looks at all that is ahead.
+const BLOCKED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The settle loop.
 pub(super) struct Settle {
@@ -64,8 +68,8 @@ struct Book {
     waiting: BTreeMap<i64, Waiting>,
     /// Records of it are in the round that is under way.
     in_round: bool,
-    /// Every record that was written to another topic lies below; the commit must not forget that it is finished.
-    keep: i64,
+    /// There is no room beside the commit for any record that waits, as far as was known a moment ago.
+    blocked_until: Option<Instant>,
     /// What Kafka has, as far as it is known: offset and metadata.
     committed: Option<(i64, String)>,
     release: Option<Release>,
@@ -158,7 +162,7 @@ impl Settle {
         }
         let releasing = self.books.values().any(|book| book.release.is_some());
         let chosen = |book: &&Book| !releasing || book.release.is_some();
-        if self.books.values().filter(chosen).any(|book| !book.waiting.is_empty()) {
+        if self.books.values().filter(chosen).any(|book| book.wants_to_write(now)) {
             // One that has to be alone goes first, or it might wait for ever.
             self.start_to_write(releasing, true);
             self.start_to_write(releasing, false);
@@ -173,10 +177,18 @@ impl Settle {
             return;
         }
         let (mut round, mut commits, mut bytes) = (vec![], vec![], 0);
-        for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| !releasing || book.release.is_some()) {
+        let now = Instant::now();
+        let chosen = |book: &Book| (!releasing || book.release.is_some()) && book.wants_to_write(now);
+        for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| chosen(book)) {
             let room = (ROUND_RECORDS - round.len(), ROUND_BYTES.saturating_sub(bytes));
             let offsets = book.next_to_write(alone, room);
-            let Some(share) = book.share(&offsets, self.delivery).filter(|share| share.routed > 0) else { continue };
+            if offsets.is_empty() {
+                continue;
+            }
+            let Some(share) = book.share(&offsets, self.delivery).filter(|share| share.routed > 0) else {
+                book.blocked_until = Some(now + BLOCKED_PAUSE);
+                continue;
+            };
             for offset in &offsets[..share.routed] {
                 let waiting = book.waiting.remove(offset).expect("it is one of those");
                 bytes += waiting.route.work.record.footprint();
@@ -252,8 +264,12 @@ impl Settle {
             match written {
                 Ok(Waiting { route, .. }) => {
                     if let Some(book) = book {
-                        book.keep = book.keep.max(route.work.record.offset + 1);
-                        book.finish([route.work.record.offset]);
+                        let (mut offsets, offset) = (lock(&book.offsets), route.work.record.offset);
+                        match self.delivery {
+                            Delivery::ExactlyOnce => offsets.route(offset),
+                            // Its commit comes later, and may be too late anyway.
+                            Delivery::AtLeastOnce => offsets.finish(offset),
+                        };
                     }
                     self.note_written(&route);
                 }
@@ -295,9 +311,10 @@ impl Settle {
         let releases = self.books.values().filter_map(|book| book.release.as_ref());
         let deadlines = releases.flat_map(|release| [release.deadline, release.deadline + COMMIT_GRACE]);
         let deadlines = deadlines.filter(|deadline| *deadline > now);
-        let pause = self.pause.map(|(until, _)| until).filter(|_| self.round.is_none());
+        let blocked = self.books.values().filter(|book| !book.waiting.is_empty()).filter_map(|book| book.blocked_until);
+        let pauses = self.pause.map(|(until, _)| until).into_iter().chain(blocked).filter(|_| self.round.is_none());
         // A pause that is over is no reason to wake: what waits for something else then waits for a message.
-        deadlines.chain(pause.filter(|until| *until > now)).min()
+        deadlines.chain(pauses.filter(|until| *until > now)).min()
     }
 
     /// Gives up the partitions that have nothing left to settle, or no time for it.
@@ -335,11 +352,8 @@ impl Settle {
 
 impl Book {
     fn new(partition: i32, offsets: Arc<Mutex<Offsets>>, load: Arc<Load>) -> Self {
-        // Which of them were written to another topic is not known any more.
-        let restored = lock(&offsets).finished();
-        let keep = restored.last().map_or(0, |range| range.end);
-        let (waiting, committed) = (BTreeMap::new(), None);
-        Self { partition, offsets, load, waiting, in_round: false, keep, committed, release: None }
+        let (waiting, blocked_until, committed) = (BTreeMap::new(), None, None);
+        Self { partition, offsets, load, waiting, in_round: false, blocked_until, committed, release: None }
     }
 
     fn finish(&self, finished: impl IntoIterator<Item = i64>) {
@@ -347,6 +361,11 @@ impl Book {
         for offset in finished {
             offsets.finish(offset);
         }
+    }
+
+    /// Whether there is something to write that may have room.
+    fn wants_to_write(&self, now: Instant) -> bool {
+        !self.waiting.is_empty() && self.blocked_until.is_none_or(|until| until <= now)
     }
 
     /// The lowest records that wait, as far as there is room for them: a number of records, and bytes. The first one
@@ -364,20 +383,24 @@ impl Book {
         taken
     }
 
-    /// What may be routed and committed, `None` when nothing may. Stops the intake where there is little room left.
+    /// What may be routed and committed, `None` when nothing may. Says how little room is left for more to be read.
     fn share(&self, waiting: &[i64], delivery: Delivery) -> Option<Share> {
         let (share, window) = {
             let offsets = lock(&self.offsets);
             offsets.watermark()?;
             let share = match delivery {
-                Delivery::ExactlyOnce => share(&offsets, waiting, self.keep),
+                Delivery::ExactlyOnce => share(&offsets, waiting),
                 // What is written is finished afterwards, and committed in a later round.
-                Delivery::AtLeastOnce => share(&offsets, &[], 0).map(|share| Share { routed: waiting.len(), ..share }),
+                Delivery::AtLeastOnce => share(&offsets, &[]).map(|share| Share { routed: waiting.len(), ..share }),
             };
             (share, offsets.window())
         };
-        let is_full = share.as_ref().is_none_or(|share| share.is_full);
-        self.load.set_finished_ahead(window, is_full);
+        let metadata = match (&share, delivery) {
+            // What it has no room for is processed again, or routed, which is what was asked for.
+            (_, Delivery::AtLeastOnce) => 0,
+            (share, Delivery::ExactlyOnce) => share.as_ref().map_or(MAX_BYTES, |share| share.bytes),
+        };
+        self.load.set_finished_ahead(window, metadata);
         share
     }
 

@@ -14,11 +14,14 @@ use crate::support::topics::{delete_records, producer, write};
 use crate::support::{Broker, eventually, kafka, unique};
 
 async fn bed(name: &str, endpoint: &Endpoint, retry: &str) -> Pipeline {
+    bed_of(name, &format!("http: {{url: '{}'}}", endpoint.url), retry).await
+}
+
+async fn bed_of(name: &str, processor: &str, retry: &str) -> Pipeline {
     let topic = unique(name);
     let spec = format!(
-        "topic: {{name: {topic}, partitions: 1}}\nprocessor: {{http: {{url: '{}'}}}}\n\
-         retry: {{topic: {{partitions: 1}}, maxDelay: 10m, {retry}}}",
-        endpoint.url
+        "topic: {{name: {topic}, partitions: 1}}\nprocessor: {{{processor}}}\n\
+         retry: {{topic: {{partitions: 1}}, maxDelay: 10m, {retry}}}"
     );
     let pipeline = pipeline(&topic, &spec);
     Broker::Kafka.create_topics(&pipeline).await;
@@ -35,7 +38,7 @@ async fn write_retries(
     let began = now();
     let writes = delays.into_iter().enumerate().map(|(n, delay)| {
         let (due, id) = (began + delay, n.to_string());
-        let value = json!({"id": id, "padding": "x".repeat(padding)}).to_string();
+        let value = json!({"id": id, "n": n, "padding": "x".repeat(padding)}).to_string();
         let (producer, topic) = (&producer, &pipeline.retry.topic);
         async move {
             let text = due.to_string();
@@ -108,4 +111,27 @@ async fn at_the_window_the_partition_is_paused_and_the_stats_say_why() {
     engine.settled(4_000).await;
     assert_eq!(endpoint.calls().len(), 4_000);
     engine.stop().await;
+}
+
+/// What is finished at random above a record that is not due yet is more than a commit tells of in full, and more than a round
+/// takes at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_large_retries_of_which_some_fail_again_is_routed_to_the_last_while_it_lasts() {
+    const RECORDS: i64 = 16_000;
+    let rules = "rules: [{when: value.n % 10 < 3, error: 'E: again'}]";
+    let pipeline = bed_of("burst", rules, "maxAttempts: 5").await;
+    let delays = (0..RECORDS).map(|n| 15_000 + (n * 7_919) % 15_000);
+    let written = write_retries(&pipeline, 10_000, delays).await;
+    let (first, last) = (written[0].1, written.iter().map(|(_, due)| *due).max().unwrap());
+    let engine = Engine::start_stages(kafka(), &pipeline, &[Stage::Retry]).await;
+    let letters = || engine.dead_lettered() as i64;
+    eventually("some are routed while others are not due yet", async || (letters() > RECORDS / 30).then_some(())).await;
+    assert!(now() < last, "the first one was due {} ms ago", now() - first);
+    engine.settled(RECORDS as u64).await;
+    assert_eq!(letters(), RECORDS * 3 / 10);
+    assert!(engine.stop().await.clean);
+    let dead = crate::support::topics::read_all(kafka(), &pipeline.policy.default.dead_letter_topic);
+    assert_eq!(dead.len() as i64, RECORDS * 3 / 10, "each once");
+    let commits = crate::support::topics::committed(kafka(), &pipeline.retry.group_id, &pipeline.retry.topic);
+    assert_eq!(commits[&0].1, "", "nothing is left behind");
 }
