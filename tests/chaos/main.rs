@@ -6,7 +6,7 @@
 //!   takes. It repeats all that; what the faults meet is up to the machine.
 //! - `LAZARET_CHAOS_VARIANT` (none): ways of the engine that differ from its defaults, as words of the spec:
 //!   `Partition,Range`.
-//! - `LAZARET_CHAOS_KNOWN_DEFECTS` (not set): also draws lopsided faults, some of which the engine is known not to be up to.
+//! - `LAZARET_CHAOS_KNOWN_DEFECTS` (not set): also draws the faults that the engine is known not to be up to.
 
 mod brokers;
 mod children;
