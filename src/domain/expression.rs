@@ -9,22 +9,31 @@
 mod json;
 mod survey;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, LazyLock, OnceLock};
 
+use cel::Context;
 use cel::common::ast::IdedExpr;
+use cel::common::types::{CelBytes, CelInt, CelMap, CelMapKey, CelNull, CelString};
+use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
-use cel::objects::{Map, Value};
-use cel::{Context, Program};
+use cel::objects::Value;
+use cel::parser::Parser;
 
 use super::failure::Failure;
 use super::record::Record;
 use survey::Survey;
 
-/// The functions of CEL's standard library, made once for all evaluations.
-static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(Context::default);
+/// The functions of CEL's standard library, and the least and the greatest of some numbers; made once for all evaluations.
+static FUNCTIONS: LazyLock<Context<'static, 'static>> = LazyLock::new(|| {
+    let mut functions = Context::default();
+    // It fails for a name that is taken, which a test would see.
+    let _ = functions.add_function("min", cel::functions::min);
+    let _ = functions.add_function("max", cel::functions::max);
+    functions
+});
 
 /// What [`FUNCTIONS`] holds. An unknown function must be refused when the expression is read: at run time it would send
 /// every record to the dead letter topic.
@@ -53,6 +62,18 @@ const FUNCTION_NAMES: [&str; 23] = [
     "getMinutes",
     "getSeconds",
 ];
+
+/// The longest expression, and how deep brackets may be nested in it. Whoever writes one has it compiled and evaluated by
+/// processes that serve others, too.
+const MAX_BYTES: usize = 2_048;
+const MAX_NESTING: usize = 24;
+
+/// How deep the parser may descend, and the stack that it may need for that: for each bracket it goes through all operators.
+const MAX_RECURSION: u16 = 48;
+const PARSER_STACK: usize = 16 << 20;
+
+/// How deep what it finds may lie in each other: of `1 + 2 + 3` the first sum lies in the second one.
+const MAX_DEPTH: usize = 32;
 
 /// A compiled expression.
 #[derive(Clone)]
@@ -107,6 +128,14 @@ pub enum ExpressionError {
         /// What the parser says, in one line.
         reason: String,
     },
+    /// It may cost too much where it is compiled, or for a record.
+    #[error("`{source_text}` is too dear: {reason}")]
+    TooDear {
+        /// The expression.
+        source_text: String,
+        /// What about it, and what is allowed.
+        reason: String,
+    },
     /// It uses a name or a function that does not exist.
     #[error("`{source_text}` uses `{name}`, which is unknown here; it may use {known}")]
     Unknown {
@@ -148,16 +177,26 @@ pub enum EvaluationError {
 impl Expression {
     /// Compiles `source`, which may use the names of `vocabulary`.
     pub fn compile(source: &str, vocabulary: Vocabulary) -> Result<Self, ExpressionError> {
-        let program = Program::compile(source).map_err(|errors| ExpressionError::Syntax {
-            source_text: one_line(source),
-            reason: errors.errors.first().map_or_else(|| "empty".into(), |e| one_line(&e.msg)),
-        })?;
-        let survey = Survey::of(program.expression());
-        let mut syntax = program.expression().clone();
+        let too_dear = |reason: String| ExpressionError::TooDear { source_text: shown(source), reason };
+        if source.len() > MAX_BYTES {
+            return Err(too_dear(format!("it has {} bytes, and may have {MAX_BYTES}", source.len())));
+        }
+        if nesting(source) > MAX_NESTING {
+            return Err(too_dear(format!("brackets are nested deeper than {MAX_NESTING} levels")));
+        }
+        let syntax_error = |reason| ExpressionError::Syntax { source_text: shown(source), reason };
+        let mut syntax = parse(source).map_err(syntax_error)?;
+        if survey::is_deeper_than(MAX_DEPTH, &syntax) {
+            return Err(too_dear(format!("its parts lie in each other more than {MAX_DEPTH} deep")));
+        }
+        let survey = Survey::of(&syntax);
+        if let Some(reason) = survey.too_dear {
+            return Err(too_dear(reason));
+        }
         survey::make_selection_strict(&mut syntax);
         let unknown = |names: &BTreeSet<String>, known: &[&str]| {
             let name = names.iter().find(|name| !known.contains(&name.as_str()))?.clone();
-            Some(ExpressionError::Unknown { source_text: one_line(source), name, known: known.join(", ") })
+            Some(ExpressionError::Unknown { source_text: shown(source), name, known: known.join(", ") })
         };
         match unknown(&survey.variables, vocabulary.names()).or_else(|| unknown(&survey.functions, &FUNCTION_NAMES)) {
             Some(error) => Err(error),
@@ -220,6 +259,46 @@ impl fmt::Debug for Expression {
     }
 }
 
+/// Parses an expression, on a thread that has a stack for it.
+fn parse(source: &str) -> Result<IdedExpr, String> {
+    let parse = || Parser::new().max_recursion_depth(MAX_RECURSION).parse(source);
+    std::thread::scope(|scope| {
+        let parser = std::thread::Builder::new().stack_size(PARSER_STACK).spawn_scoped(scope, parse);
+        let parsed = parser.map_err(|error| format!("no thread for the parser: {error}"))?.join();
+        let parsed = parsed.map_err(|_| "the parser failed".to_owned())?;
+        parsed.map_err(|errors| errors.errors.first().map_or_else(|| "empty".into(), |error| one_line(&error.msg)))
+    })
+}
+
+/// An expression as a message shows it.
+fn shown(source: &str) -> String {
+    let line = one_line(source);
+    match line.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// How deep brackets are nested, those in texts aside.
+fn nesting(source: &str) -> usize {
+    let (mut depth, mut deepest, mut quote) = (0usize, 0, None);
+    let mut bytes = source.bytes();
+    while let Some(byte) = bytes.next() {
+        match (quote, byte) {
+            (Some(_), b'\\') => drop(bytes.next()),
+            (Some(open), _) if byte == open => quote = None,
+            (None, b'\'' | b'"') => quote = Some(byte),
+            (None, b'(' | b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (None, b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -253,7 +332,7 @@ pub struct Facts<'a> {
     record: Option<&'a Record>,
     failure: Option<(&'a Failure, u32)>,
     reads: &'a ValueFields,
-    value: OnceLock<Result<Value, EvaluationError>>,
+    value: OnceLock<Result<Box<dyn Val>, EvaluationError>>,
 }
 
 impl<'a> Facts<'a> {
@@ -273,53 +352,55 @@ impl<'a> Facts<'a> {
         Self { failure: Some((failure, attempts)), ..Self::of_record(record, &ValueFields::All) }
     }
 
-    fn value(&self) -> &Result<Value, EvaluationError> {
+    fn value(&self) -> &Result<Box<dyn Val>, EvaluationError> {
         self.value.get_or_init(|| match self.document {
-            None => Ok(Value::Null),
+            None => Ok(Box::new(CelNull)),
             Some(bytes) => json::parse(bytes, self.reads).map_err(|e| EvaluationError::NotJson(e.to_string())),
         })
     }
 }
 
 impl VariableResolver for Facts<'_> {
-    fn resolve(&self, name: &str) -> Option<Value> {
+    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
         if name == "value" {
-            return self.value().as_ref().ok().cloned();
+            return self.value().as_ref().ok().map(|value| CowVal::Borrowed(&**value));
         }
         if let Some((failure, attempts)) = self.failure {
             match name {
-                "status" => return Some(Value::Int(failure.status.unwrap_or(0).into())),
-                "errorType" => return Some(string(&failure.error_type)),
-                "errorMessage" => return Some(string(&failure.message)),
-                "attempts" => return Some(Value::Int(attempts.into())),
+                "status" => return Some(CowVal::owned(CelInt::from(i64::from(failure.status.unwrap_or(0))))),
+                "errorType" => return Some(CowVal::owned(CelString::from(&*failure.error_type))),
+                "errorMessage" => return Some(CowVal::owned(CelString::from(&*failure.message))),
+                "attempts" => return Some(CowVal::owned(CelInt::from(i64::from(attempts)))),
                 _ => {}
             }
         }
         let record = self.record?;
         match name {
-            "key" => Some(text_or_bytes(record.key.as_deref())),
-            "topic" => Some(string(&record.topic)),
-            "partition" => Some(Value::Int(record.partition.into())),
-            "offset" => Some(Value::Int(record.offset)),
-            "timestamp" => Some(record.timestamp.map_or(Value::Null, |t| Value::Int(t.0))),
+            "key" => Some(CowVal::Owned(text_or_bytes(record.key.as_deref()))),
+            "topic" => Some(CowVal::owned(CelString::from(&*record.topic))),
+            "partition" => Some(CowVal::owned(CelInt::from(i64::from(record.partition)))),
+            "offset" => Some(CowVal::owned(CelInt::from(record.offset))),
+            "timestamp" => Some(match record.timestamp {
+                Some(timestamp) => CowVal::owned(CelInt::from(timestamp.0)),
+                None => CowVal::owned(CelNull),
+            }),
             "headers" => {
-                let entry = |h: &super::record::Header| (h.name.as_str().into(), text_or_bytes(h.value.as_deref()));
-                Some(Value::Map(Map { map: Arc::new(record.headers.iter().map(entry).collect()) }))
+                let entry = |h: &'b super::record::Header| {
+                    (CelMapKey::from(h.name.as_str()), text_or_bytes(h.value.as_deref()))
+                };
+                let headers: HashMap<_, _> = record.headers.iter().map(entry).collect();
+                Some(CowVal::owned(CelMap::from(headers)))
             }
             _ => None,
         }
     }
 }
 
-fn string(text: &str) -> Value {
-    Value::String(Arc::new(text.to_owned()))
-}
-
-fn text_or_bytes(bytes: Option<&[u8]>) -> Value {
+fn text_or_bytes<'b>(bytes: Option<&'b [u8]>) -> Box<dyn Val + 'b> {
     match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
-        None => Value::Null,
-        Some((_, Ok(text))) => string(text),
-        Some((bytes, Err(_))) => Value::Bytes(Arc::new(bytes.to_vec())),
+        None => Box::new(CelNull),
+        Some((_, Ok(text))) => Box::new(CelString::from(text)),
+        Some((bytes, Err(_))) => Box::new(CelBytes::from(bytes)),
     }
 }
 
@@ -428,9 +509,71 @@ mod tests {
 
     #[test]
     fn every_function_that_is_offered_exists() {
-        for name in FUNCTION_NAMES {
-            let asked = asked(&format!("{name}(1, 2, 3, 4) == 0"), Some(b"{}"));
-            assert!(asked.err().is_none_or(|error| !error.to_string().contains("Undeclared")), "{name}");
+        for name in FUNCTION_NAMES.into_iter().filter(|name| *name != "matches") {
+            let is_known = |source: String| {
+                asked(&source, Some(b"{}")).err().is_none_or(|error| !error.to_string().contains("Undeclared"))
+            };
+            let forms =
+                [format!("{name}(1, 2, 3, 4) == 0"), format!("timestamp('2030-01-01T00:00:00Z').{name}(1, 2, 3) == 0")];
+            assert!(forms.into_iter().any(is_known), "{name}");
+        }
+    }
+
+    /// What an older interpreter decided otherwise, without a word.
+    #[test]
+    fn decides_as_the_language_says() {
+        let value =
+            Some(br#"{"bad": true, "one": 1, "x": 2, "ratio": 1.5, "items": [1, 2], "name": "\u00e9"}"#.as_slice());
+        for source in [
+            "!!value.bad",
+            "!!!!value.bad && !(!!!value.bad)",
+            "--1 == 1 && -(-value.one) == 1",
+            "0 == 0.0 && value.one == 1.0 && 1u == 1",
+            "1.0 in [1, 2] && value.one in [1.0] && !(3.0 in value.items)",
+            "value.one < value.ratio && value.ratio < 2 && value.one <= 1.0",
+            "value.items.exists(i, i == value.x) && value.items.all(i, i > 0)",
+            "size(value.name) == 1",
+            "value.missing == 1 || value.bad",
+            "!(value.missing == 1 && !value.bad)",
+        ] {
+            assert_eq!(asked(source, value), Ok(true), "{source}");
+        }
+    }
+
+    /// Each of these took an interpreter, or all that share a process with it, down, or could.
+    #[test]
+    fn what_may_cost_too_much_is_refused_with_its_reason() {
+        let refused = |source: &str| match Expression::compile(source, Vocabulary::Record) {
+            Err(error) => error.to_string(),
+            Ok(_) => panic!("{} is compiled", shown(source)),
+        };
+        let nested = |open: &str, close: &str, levels: usize| {
+            format!("{}key == 'a'{}", open.repeat(levels), close.repeat(levels))
+        };
+        assert!(refused(&format!("key == '{}'", "x".repeat(3_000))).contains("2048"));
+        assert!(refused(&nested("(", ")", 90)).contains("nested deeper than 24"));
+        assert!(refused(&nested("!!(", ")", 30)).contains("nested deeper than 24"));
+        assert!(refused(&"[".repeat(2_000)).contains("nested deeper than 24"));
+        assert!(refused(&format!("0{} == 0", " + 1".repeat(500))).contains("more than 32 deep"));
+        assert!(refused(&format!("value{} == 0", ".a".repeat(1_000))).contains("more than 32 deep"));
+        assert!(refused(&format!("{}1 == 1", "true ? 1 : ".repeat(170))).contains("Recursion limit"));
+        assert!(refused("value.a.exists(x, value.b.exists(y, x == y))").contains("for each element of another"));
+        assert!(refused("key.matches(headers.pattern)").contains("a text in quotes"));
+        assert!(refused("key.matches('(a{1000}){1000}')").contains("size limit"));
+        assert!(refused("matches(key, '(')").contains("regex"));
+        for source in [
+            &*nested("(", ")", 24),
+            &*nested("!!(", ")", 20),
+            &*format!("0{} == 28", " + 1".repeat(28)),
+            &*format!("{}key == 'a'", "key == 'b' || ".repeat(100)),
+            &*format!("{}true", "!".repeat(2_000)),
+            "key == '((((((((((((((((((((((((((((((' || key == \"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"((\"",
+            "value.a.exists(x, x == 1) || value.b.exists(x, x == 1)",
+            "key.matches('^[a-z]{1,8}$') && matches(key, '[0-9]')",
+        ] {
+            let compiled = Expression::compile(source, Vocabulary::Record);
+            assert!(compiled.is_ok(), "{source}: {compiled:?}");
+            let _ = asked(source, Some(b"{}"));
         }
     }
 

@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 
-use cel::objects::{Key, Map, Value};
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt};
+use cel::common::value::Val;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::ValueFields;
 
 /// Parses a whole document, and of an object keeps the fields in `reads`. Any other document is kept as it is.
-pub(super) fn parse(bytes: &[u8], reads: &ValueFields) -> serde_json::Result<Value> {
+pub(super) fn parse(bytes: &[u8], reads: &ValueFields) -> serde_json::Result<Box<dyn Val>> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Document(reads).deserialize(&mut deserializer)?;
     deserializer.end()?;
@@ -32,83 +32,87 @@ impl Document<'_> {
 }
 
 impl<'de> DeserializeSeed<'de> for Document<'_> {
-    type Value = Value;
+    type Value = Box<dyn Val>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Box<dyn Val>, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Document<'_> {
-    type Value = Value;
+    type Value = Box<dyn Val>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<Box<dyn Val>, E> {
+        Ok(Box::new(CelNull))
     }
 
-    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
-        Ok(Value::Bool(v))
+    fn visit_bool<E>(self, v: bool) -> Result<Box<dyn Val>, E> {
+        Ok(Box::new(CelBool::from(v)))
     }
 
-    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-        Ok(Value::Int(v))
+    fn visit_i64<E>(self, v: i64) -> Result<Box<dyn Val>, E> {
+        Ok(Box::new(CelInt::from(v)))
     }
 
     /// A JSON number has no sign of its own: what fits is an int, so that it compares with the literals people write.
-    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-        Ok(i64::try_from(v).map_or(Value::UInt(v), Value::Int))
+    fn visit_u64<E>(self, v: u64) -> Result<Box<dyn Val>, E> {
+        Ok(match i64::try_from(v) {
+            Ok(v) => Box::new(CelInt::from(v)),
+            Err(_) => Box::new(CelUInt::from(v)),
+        })
     }
 
-    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        Ok(Value::Float(v))
+    fn visit_f64<E>(self, v: f64) -> Result<Box<dyn Val>, E> {
+        Ok(Box::new(CelDouble::from(v)))
     }
 
-    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(Value::String(Arc::new(v.to_owned())))
+    fn visit_str<E>(self, v: &str) -> Result<Box<dyn Val>, E> {
+        Ok(Box::new(CelString::from(v.to_owned())))
     }
 
-    fn visit_string<E>(self, v: String) -> Result<Value, E> {
-        Ok(Value::String(Arc::new(v)))
+    fn visit_string<E>(self, v: String) -> Result<Box<dyn Val>, E> {
+        Ok(Box::new(CelString::from(v)))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Box<dyn Val>, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element_seed(Document(&ValueFields::All))? {
             items.push(item);
         }
-        Ok(Value::List(Arc::new(items)))
+        Ok(Box::new(CelList::from(items)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = HashMap::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Box<dyn Val>, A::Error> {
+        let mut fields: HashMap<CelMapKey<'static>, Box<dyn Val>> = HashMap::new();
         while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             if self.keeps(&name) {
                 let value = map.next_value_seed(Document(&ValueFields::All))?;
-                fields.insert(Key::String(Arc::new(name.into_owned())), value);
+                fields.insert(CelMapKey::from(name.into_owned()), value);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(Value::Map(Map { map: Arc::new(fields) }))
+        Ok(Box::new(CelMap::from(fields)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cel::objects::{Key, Value};
     use std::collections::BTreeSet;
 
     #[test]
     fn only_the_named_fields_of_an_object_are_kept_and_they_are_kept_whole() {
         let reads = ValueFields::Some(BTreeSet::from(["a".to_owned()]));
         let value = parse(br#"{"a": {"b": [1, null, true, 1.5, "x"]}, "c": "\u0000"}"#, &reads).unwrap();
-        let Value::Map(map) = value else { panic!("an object") };
-        assert_eq!(map.map.len(), 1);
-        assert!(matches!(map.map[&Key::from("a")], Value::Map(_)));
+        let Ok(Value::Map(object)) = Value::try_from(&*value) else { panic!("an object") };
+        assert_eq!(object.map.len(), 1);
+        assert!(matches!(object.map[&Key::from("a")], Value::Map(_)));
     }
 
     #[test]
@@ -119,7 +123,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_their_value() {
-        let number = |text: &str| parse(text.as_bytes(), &ValueFields::All).unwrap();
+        let number = |text: &str| Value::try_from(&*parse(text.as_bytes(), &ValueFields::All).unwrap()).unwrap();
         assert_eq!(number("-5"), Value::Int(-5));
         assert_eq!(number("9223372036854775807"), Value::Int(i64::MAX));
         assert_eq!(number("18446744073709551615"), Value::UInt(u64::MAX));
