@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::FutureProducer;
 use tracing::{debug, warn};
@@ -189,6 +190,12 @@ impl Connection {
             .set("queue.buffering.max.kbytes", (QUEUE_BYTES >> 10).to_string());
         config
     }
+}
+
+/// Takes what a client has to say of connections that broke since it was last polled. It would keep all of it, and a reader
+/// would take the oldest of it for an answer.
+pub(super) fn forget_errors(client: &BaseConsumer) {
+    while client.poll(Duration::ZERO).is_some() {}
 }
 
 fn millis(duration: Duration) -> String {

@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 pub use rdkafka::error::KafkaError;
 
-use super::connection::Connection;
+use super::connection::{Connection, forget_errors};
 use super::reader::Logs;
 
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,12 +33,6 @@ pub enum Reachability {
 
 /// Asking about one topic costs the same however many the cluster has; whether it exists does not matter.
 const ANY_TOPIC: &str = "__consumer_offsets";
-
-/// Takes what a client has to say of connections that broke since it was last polled. It would keep all of it, and a reader
-/// would take the oldest of it for an answer.
-pub(super) fn forget_errors(client: &BaseConsumer) {
-    while client.poll(Duration::ZERO).is_some() {}
-}
 
 /// A client that only asks.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::observer::forget_errors;
+use super::connection::forget_errors;
 
 /// How long Kafka may take to send the next record.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -10,8 +10,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::librdkafka::{committed, describe};
 use super::{Answer, Numbered, Question};
-use crate::kafka::connection::QUIET;
-use crate::kafka::observer::{TIMEOUT, forget_errors};
+use crate::kafka::connection::{QUIET, forget_errors};
+use crate::kafka::observer::TIMEOUT;
 
 /// Answers the questions on standard input until it ends, each on a thread of its own: a coordinator that is silent must not
 /// keep others from being asked.
