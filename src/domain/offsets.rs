@@ -48,7 +48,8 @@ pub struct Offsets {
     slots: VecDeque<Slot>,
     /// One past the highest offset seen, `None` before the first when nothing was committed either.
     next: Option<i64>,
-    /// Finished before a restart, and not seen again yet. What of it was routed is not known any more: all of it counts as that.
+    /// Finished before a restart, as the commit said it. What of it was routed is not known any more: all of it counts as that,
+    /// and stays as it was said, whether its records were seen again or not, or it might take more room than it had.
     restored: VecDeque<Range<i64>>,
     in_flight: usize,
 }
@@ -76,12 +77,16 @@ pub enum Begun {
 }
 
 impl Run {
+    fn at(start: i64) -> Self {
+        Self { offsets: start..start, routed: None }
+    }
+
     fn up_to(mut self, end: i64) -> Self {
         self.offsets.end = end;
         self
     }
 
-    fn add_routed(&mut self, offsets: Range<i64>) {
+    fn add_routed(&mut self, offsets: &Range<i64>) {
         let start = self.routed.as_ref().map_or(offsets.start, |routed| routed.start);
         self.routed = Some(start..offsets.end);
     }
@@ -99,15 +104,8 @@ impl Offsets {
             return Begun::Known;
         }
         self.next = Some(offset + 1);
-        while self.restored.front().is_some_and(|range| range.end <= offset) {
-            self.restored.pop_front();
-        }
-        let finished = self.restored.front().is_some_and(|range| range.contains(&offset));
-        if finished && self.slots.is_empty() {
-            return Begun::Known;
-        }
-        if finished {
-            self.slots.push_back(Slot { offset, state: State::Routed });
+        let restored = self.restored.partition_point(|range| range.end <= offset);
+        if self.restored.get(restored).is_some_and(|range| range.start <= offset) {
             return Begun::Known;
         }
         self.slots.push_back(Slot { offset, state: State::InFlight });
@@ -136,6 +134,10 @@ impl Offsets {
         while self.slots.front().is_some_and(|slot| slot.state != State::InFlight) {
             self.slots.pop_front();
         }
+        let low = self.slots.front().map(|slot| slot.offset).or(self.next).unwrap_or(i64::MIN);
+        while self.restored.front().is_some_and(|range| range.end <= low) {
+            self.restored.pop_front();
+        }
         true
     }
 
@@ -159,12 +161,18 @@ impl Offsets {
     pub fn ahead(&self, routing: &[i64]) -> Option<Ahead> {
         let next = self.next?;
         let mut routing = routing.iter().copied().peekable();
+        let mut restored = self.restored.iter().peekable();
         let mut watermark = None;
         let mut runs: Vec<Run> = vec![];
         // The run that reaches up to here.
         let mut open: Option<Run> = None;
         for slot in &self.slots {
             while routing.next_if(|offset| *offset < slot.offset).is_some() {}
+            while let Some(range) = restored.next_if(|range| range.start < slot.offset) {
+                if watermark.is_some() {
+                    open.get_or_insert(Run::at(range.start)).add_routed(range);
+                }
+            }
             let state = match slot.state {
                 State::InFlight if routing.peek() == Some(&slot.offset) => State::Routed,
                 state => state,
@@ -174,31 +182,29 @@ impl Offsets {
                 runs.extend(open.take().map(|run| run.up_to(slot.offset)));
             } else if watermark.is_some() {
                 // What is finished up to here lies above the watermark.
-                let run = open.get_or_insert(Run { offsets: slot.offset..slot.offset + 1, routed: None });
+                let run = open.get_or_insert(Run::at(slot.offset));
                 if state == State::Routed {
-                    run.add_routed(slot.offset..slot.offset + 1);
+                    run.add_routed(&(slot.offset..slot.offset + 1));
                 }
             }
         }
-        runs.extend(open.map(|run| run.up_to(next)));
-        let reached = |range: &&Range<i64>| range.start <= next;
-        let committed = match (watermark, self.restored.front().filter(reached)) {
-            (Some(unfinished), _) => unfinished,
-            (None, Some(restored)) => restored.end.max(next),
-            (None, None) => next,
-        };
-        for range in &self.restored {
-            let start = range.start.max(next).max(committed);
-            match runs.last_mut() {
-                _ if start >= range.end => {}
-                Some(last) if last.offsets.end == start => {
-                    last.offsets.end = range.end;
-                    last.add_routed(start..range.end);
-                }
-                _ => runs.push(Run { offsets: start..range.end, routed: Some(start..range.end) }),
+        // What was restored and read since, up to where more has to be read to know.
+        let mut reached = next;
+        while let Some(range) = restored.next_if(|range| range.start <= reached) {
+            reached = reached.max(range.end);
+            if watermark.is_some() {
+                open.get_or_insert(Run::at(range.start)).add_routed(range);
             }
         }
+        runs.extend(open.map(|run| run.up_to(reached)));
+        let committed = watermark.unwrap_or(reached);
+        runs.extend(restored.map(|range| Run { offsets: range.clone(), routed: Some(range.clone()) }));
         Some(Ahead { committed, runs })
+    }
+
+    /// Whether some of what was finished before a restart has not been seen again.
+    pub fn is_catching_up(&self) -> bool {
+        self.restored.back().is_some_and(|range| self.next.is_none_or(|next| next < range.end))
     }
 
     /// How many records are remembered: those in flight, and those finished above the lowest one in flight.
@@ -285,6 +291,33 @@ mod tests {
         assert_eq!(tracker.finished(), [11..13, 20..21]);
         tracker.finish(10);
         assert_eq!((tracker.watermark(), tracker.finished()), (Some(13), vec![20..21]));
+    }
+
+    #[test]
+    fn until_all_that_was_finished_before_a_restart_was_seen_it_catches_up() {
+        let mut tracker = Offsets::resume(10, vec![11..13, 20..21]);
+        assert!(tracker.is_catching_up());
+        for offset in 10..20 {
+            tracker.begin(offset);
+        }
+        assert!(tracker.is_catching_up());
+        assert_eq!(tracker.begin(20), Begun::Known);
+        assert!(!tracker.is_catching_up() && !Offsets::resume(10, vec![]).is_catching_up());
+    }
+
+    #[test]
+    fn what_was_restored_is_said_as_it_was_also_when_it_was_read_again() {
+        let mut tracker = Offsets::resume(10, vec![12..20, 30..31]);
+        tracker.begin(10);
+        // 13 to 16 hold no record any more, and 19 is a marker.
+        for offset in [12, 17, 18, 22] {
+            tracker.begin(offset);
+        }
+        let run = |offsets: Range<i64>, routed: Range<i64>| Run { offsets, routed: Some(routed) };
+        let runs = vec![run(12..22, 12..20), run(30..31, 30..31)];
+        assert_eq!(tracker.ahead(&[]), Some(Ahead { committed: 10, runs }));
+        tracker.finish(10);
+        assert_eq!(tracker.ahead(&[]), Some(Ahead { committed: 22, runs: vec![run(30..31, 30..31)] }));
     }
 
     #[test]

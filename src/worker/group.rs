@@ -33,7 +33,7 @@ use super::partition::Partition;
 use super::settle::COMMIT_GRACE;
 use super::work::{AssignmentId, ToSettle, Work};
 use crate::domain::commit_metadata;
-use crate::domain::offsets::{Offsets, Position};
+use crate::domain::offsets::Offsets;
 use crate::domain::rebalance::{Moved, Rebalances};
 use crate::domain::time::Timestamp;
 use crate::kafka::connection::LogContext;
@@ -182,17 +182,18 @@ impl Group {
     /// and made again. What is held of the old log has no meaning any more. Returns where to read on, when that is not
     /// here: what lies below the cut and is not finished has to be read again.
     pub fn restart(&self, partition: i32, first: i64) -> Option<i64> {
-        let (position, member_id) = {
+        let (ahead, member_id) = {
             let assigned = self.assigned();
             let assigned = assigned.get(&partition)?;
-            let position = assigned.offsets.lock().unwrap_or_else(PoisonError::into_inner).position();
-            (position.filter(|position| position.committed <= first), assigned.member_id.clone())
+            let ahead = assigned.offsets.lock().unwrap_or_else(PoisonError::into_inner).ahead(&[]);
+            (ahead.filter(|ahead| ahead.committed <= first), assigned.member_id.clone())
         };
-        let Some(Position { committed, finished }) = position else {
+        let Some(ahead) = ahead else {
             self.begin(partition, Offsets::default(), member_id);
             return None;
         };
-        let below = finished.into_iter().map(|range| range.start..range.end.min(first));
+        let committed = ahead.committed;
+        let below = commit_metadata::remembered(&ahead).into_iter().map(|range| range.start..range.end.min(first));
         let finished = below.filter(|range| range.start < range.end).collect();
         self.begin(partition, Offsets::resume(committed, finished), member_id);
         (committed < first).then_some(committed)

@@ -1,12 +1,12 @@
 //! Settles records: writes what goes on to another topic, finishes offsets, commits. Nothing else does any of the three.
 //!
 //! One loop serves all partitions of a stage. It does its work in rounds, one after the other, so that no commit overtakes
-//! another. A round with nothing to write commits what was processed, twice a second. As soon as there is something to
-//! write, the next round has all of it that has gathered, and with it the commits of the partitions that it comes from;
-//! how the two are tied together is for the [`Writer`]. What is to be given up goes first, and while it does nothing else
-//! is committed: a rebalance is under way.
+//! another. Twice a second one commits what was processed. As soon as there is something to write, the next round has all of
+//! it that has gathered, and with it the commits of the partitions that it comes from; how the two are tied together is for
+//! the [`Writer`]. A topic that refuses a record is tried by itself from then on, less and less often, and the others go on.
+//! What is to be given up goes first, and while it does nothing else is committed: a rebalance is under way.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use super::load::Load;
 use super::member::Member;
 use super::metrics::StageMetrics;
 use super::work::{AssignmentId, Commit, Destination, Route, ToSettle};
-use super::writer::{Waiting, Writer, Written};
+use super::writer::{Refused, Waiting, Writer, Written, is_of_an_old_generation};
 use crate::domain::commit_metadata::MAX_BYTES;
 use crate::domain::offsets::Offsets;
 use crate::domain::pipeline::Delivery;
@@ -41,6 +41,11 @@ pub(super) const COMMIT_GRACE: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// How long at most to wait before a topic is tried again that refuses records while others take them; and at least, where a
+/// try takes long.
+const LONGEST_REFUSAL: Duration = Duration::from_secs(60);
+const LONG_TRY: Duration = Duration::from_secs(10);
+
 /// How long to wait until it is worked out again whether a record has room beside the commit: that looks at all that is ahead.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -57,6 +62,17 @@ pub(super) struct Settle {
     commit_is_due: bool,
     /// After a round that failed: when the next one may start, and how long the pause was.
     pause: Option<(Instant, Duration)>,
+    /// Topics that refused a record: each is tried again by itself, and the others go on.
+    refusals: HashMap<Arc<str>, Refusal>,
+    /// Whether a topic refused a record in the last round that wrote some.
+    has_just_refused: bool,
+}
+
+/// When a topic that refused a record may be tried again, how long the pause was, and why it refused.
+struct Refusal {
+    until: Instant,
+    pause: Duration,
+    why: Refused,
 }
 
 /// What is to be settled of one partition.
@@ -73,6 +89,8 @@ struct Book {
     /// What Kafka has, as far as it is known: offset and metadata.
     committed: Option<(i64, String)>,
     release: Option<Release>,
+    /// Records were given up that wait to be written.
+    has_given_up: bool,
 }
 
 struct Release {
@@ -100,7 +118,19 @@ impl Settle {
         inbox: mpsc::UnboundedReceiver<ToSettle>,
     ) -> Self {
         let (writer, books) = (Arc::new(writer), HashMap::new());
-        Self { writer, member, delivery, metrics, inbox, books, round: None, commit_is_due: false, pause: None }
+        Self {
+            writer,
+            member,
+            delivery,
+            metrics,
+            inbox,
+            books,
+            round: None,
+            commit_is_due: false,
+            pause: None,
+            refusals: HashMap::new(),
+            has_just_refused: false,
+        }
     }
 
     /// Runs until everybody who could send something is gone.
@@ -146,6 +176,8 @@ impl Settle {
                 Some(book) => {
                     book.release = Some(Release { deadline, reply });
                     self.pause = None;
+                    let now = Instant::now();
+                    self.refusals.values_mut().for_each(|refusal| refusal.until = now);
                 }
                 // Whoever asks may be gone by now.
                 None => drop(reply.send(true)),
@@ -154,49 +186,82 @@ impl Settle {
         }
     }
 
-    /// Starts the next round, if none is under way and there is reason for one.
+    /// Starts the next round, if none is under way and there is reason for one. A commit that is due comes first: it takes
+    /// little, and might wait for ever where something is always to be written.
     fn start_round(&mut self) {
         let now = Instant::now();
-        if self.round.is_some() || self.pause.is_some_and(|(until, _)| now < until) {
+        if self.round.is_some() {
             return;
         }
         let releasing = self.books.values().any(|book| book.release.is_some());
-        let chosen = |book: &&Book| !releasing || book.release.is_some();
-        if self.books.values().filter(chosen).any(|book| book.wants_to_write(now)) {
-            // One that has to be alone goes first, or it might wait for ever.
-            self.start_to_write(releasing, true);
-            self.start_to_write(releasing, false);
+        if self.commit_is_due {
+            self.start_to_commit(releasing);
         }
-        if self.round.is_none() && (self.commit_is_due || releasing) {
+        if self.round.is_some() || self.pause.is_some_and(|(until, _)| now < until) {
+            return;
+        }
+        self.start_to_write(releasing, now);
+        if self.round.is_none() && releasing {
             self.start_to_commit(releasing);
         }
     }
 
-    fn start_to_write(&mut self, releasing: bool, alone: bool) {
-        if self.round.is_some() {
-            return;
+    /// Writes what waits for the topics that take records or, when its time has come, for one that did not. As that may hold
+    /// up the others, it does not come twice in a row while they have something to write.
+    fn start_to_write(&mut self, releasing: bool, now: Instant) {
+        let due = self.refusals.iter().find(|(_, refusal)| refusal.until <= now).map(|(topic, _)| topic.clone());
+        if let Some(topic) = due.as_ref().filter(|_| !self.has_just_refused) {
+            self.start_to_write_where(releasing, now, |to, _| to == topic);
         }
+        if self.round.is_none() {
+            self.start_to_write_where(releasing, now, |to, refusals| !refusals.contains_key(to));
+        }
+        if let Some(topic) = due.filter(|_| self.round.is_none()) {
+            self.start_to_write_where(releasing, now, |to, _| *to == topic);
+            if self.round.is_none() {
+                // Nothing waits for it any more.
+                self.refusals.remove(&topic);
+            }
+        }
+    }
+
+    fn start_to_write_where(
+        &mut self,
+        releasing: bool,
+        now: Instant,
+        is_chosen: impl Fn(&Arc<str>, &HashMap<Arc<str>, Refusal>) -> bool,
+    ) {
         let (mut round, mut commits, mut bytes) = (vec![], vec![], 0);
-        let now = Instant::now();
-        let chosen = |book: &Book| (!releasing || book.release.is_some()) && book.wants_to_write(now);
-        for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| chosen(book)) {
-            let room = (ROUND_RECORDS - round.len(), ROUND_BYTES.saturating_sub(bytes));
-            let offsets = book.next_to_write(alone, room);
-            if offsets.is_empty() {
-                continue;
+        let mut without_room = HashSet::new();
+        // One that has to be alone goes first, or it might wait for ever.
+        for alone in [true, false] {
+            let chosen = |book: &Book| (!releasing || book.release.is_some()) && book.wants_to_write(now);
+            for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| chosen(book)) {
+                let room = (ROUND_RECORDS - round.len(), ROUND_BYTES.saturating_sub(bytes));
+                let offsets = book
+                    .next_to_write(alone, room, |waiting| is_chosen(self.writer.topic(&waiting.route), &self.refusals));
+                let share = book.share(&offsets, self.delivery).filter(|share| share.routed > 0);
+                let Some(share) = share.filter(|_| !offsets.is_empty()) else {
+                    if !offsets.is_empty() {
+                        without_room.insert(assignment);
+                    }
+                    if !alone && without_room.contains(&assignment) {
+                        book.has_no_room(now);
+                    }
+                    continue;
+                };
+                for offset in &offsets[..share.routed] {
+                    let waiting = book.waiting.remove(offset).expect("it is one of those");
+                    bytes += waiting.route.work.record.footprint();
+                    round.push((assignment, waiting));
+                }
+                book.in_round = true;
+                commits.push(book.commit(assignment, share));
+                if alone || round.len() >= ROUND_RECORDS || bytes >= ROUND_BYTES {
+                    break;
+                }
             }
-            let Some(share) = book.share(&offsets, self.delivery).filter(|share| share.routed > 0) else {
-                book.blocked_until = Some(now + BLOCKED_PAUSE);
-                continue;
-            };
-            for offset in &offsets[..share.routed] {
-                let waiting = book.waiting.remove(offset).expect("it is one of those");
-                bytes += waiting.route.work.record.footprint();
-                round.push((assignment, waiting));
-            }
-            book.in_round = true;
-            commits.push(book.commit(assignment, share));
-            if alone || round.len() >= ROUND_RECORDS || bytes >= ROUND_BYTES {
+            if !round.is_empty() {
                 break;
             }
         }
@@ -236,12 +301,18 @@ impl Settle {
 
     fn end_round(&mut self, ended: Ended) {
         let failed = match ended.outcome {
-            Outcome::Committed(Ok(())) => {
-                self.note_committed(ended.commits);
-                false
-            }
+            // What is written may still have reason to wait.
+            Outcome::Committed(Ok(())) => return self.note_committed(ended.commits),
             Outcome::Committed(Err(error)) => {
-                debug!(%error, "commit failed, it is made again");
+                // The group is in a rebalance, or we are no longer in it: that is said elsewhere.
+                let is_usual = match &error {
+                    KafkaError::ConsumerCommit(code) => is_of_an_old_generation(*code),
+                    error => *error == KafkaError::Canceled,
+                };
+                match is_usual {
+                    true => debug!(%error, "could not commit now"),
+                    false => warn!(%error, "commit failed, it is made again"),
+                }
                 // It may have come about all the same.
                 self.forget_committed(&ended.commits);
                 true
@@ -258,6 +329,7 @@ impl Settle {
             self.books.entry(commit.assignment).and_modify(|book| book.in_round = false);
         }
         let failed = written.iter().any(|(_, written)| written.is_err());
+        let refused = self.note_refusals(written.iter().map(|(_, written)| written));
         for (assignment, written) in written {
             // Without a book the partition is somebody else's, and so is the record if it was not written.
             let book = self.books.get_mut(&assignment);
@@ -283,7 +355,46 @@ impl Settle {
             Delivery::ExactlyOnce => self.forget_committed(&commits),
             Delivery::AtLeastOnce => {}
         }
-        failed
+        for book in self.books.values_mut().filter(|book| book.release.is_some()) {
+            book.give_up_refused();
+        }
+        // The others go on at once where it is known whose fault it was.
+        failed && !refused
+    }
+
+    /// Takes note of the topics that refused a record, and of those that took one. Returns whether some refused.
+    fn note_refusals<'a>(&mut self, written: impl Iterator<Item = &'a Written>) -> bool {
+        let (mut refused, mut any_written, now) = (BTreeMap::new(), false, Instant::now());
+        for written in written {
+            match written {
+                Ok(waiting) => {
+                    any_written = true;
+                    self.refusals.remove(self.writer.topic(&waiting.route));
+                }
+                Err(waiting) => {
+                    if let Some(why) = waiting.refused {
+                        refused.insert(self.writer.topic(&waiting.route).clone(), why);
+                    }
+                }
+            }
+        }
+        self.has_just_refused = !refused.is_empty();
+        for (topic, why) in refused {
+            let before = self.refusals.get(&topic).map(|refusal| refusal.pause);
+            // Brokers that are away may be back any time.
+            let is_short = why == Refused::Away && before.is_none_or(|pause| pause < LONG_TRY);
+            let longest = if is_short { LONGEST_PAUSE } else { LONGEST_REFUSAL };
+            let pause = before.map_or(FIRST_PAUSE, |pause| (pause * 2).min(longest));
+            self.refusals.insert(topic, Refusal { until: now + pause, pause, why });
+        }
+        if any_written {
+            // Where they take what goes elsewhere, they are not away; and each try holds up the others.
+            let soon = |refusal: &&mut Refusal| refusal.why == Refused::Away && refusal.pause < LONG_TRY;
+            for refusal in self.refusals.values_mut().filter(soon) {
+                (refusal.pause, refusal.until) = (LONG_TRY, now + LONG_TRY);
+            }
+        }
+        self.has_just_refused
     }
 
     fn note_written(&self, route: &Route) {
@@ -311,8 +422,10 @@ impl Settle {
         let releases = self.books.values().filter_map(|book| book.release.as_ref());
         let deadlines = releases.flat_map(|release| [release.deadline, release.deadline + COMMIT_GRACE]);
         let deadlines = deadlines.filter(|deadline| *deadline > now);
+        let refused = self.refusals.values().map(|refusal| refusal.until);
         let blocked = self.books.values().filter(|book| !book.waiting.is_empty()).filter_map(|book| book.blocked_until);
-        let pauses = self.pause.map(|(until, _)| until).into_iter().chain(blocked).filter(|_| self.round.is_none());
+        let pauses = self.pause.map(|(until, _)| until).into_iter().chain(blocked).chain(refused);
+        let pauses = pauses.filter(|_| self.round.is_none());
         // A pause that is over is no reason to wake: what waits for something else then waits for a message.
         deadlines.chain(pauses.filter(|until| *until > now)).min()
     }
@@ -325,12 +438,7 @@ impl Settle {
                 && release.deadline <= now
                 && !book.waiting.is_empty()
             {
-                let (partition, records) = (book.partition, book.waiting.len());
-                warn!(
-                    partition,
-                    records, "drain timeout: records that failed could not be written, they are tried again"
-                );
-                book.waiting.clear();
+                book.give_up_waiting("drain timeout");
             }
         }
         let is_over = |book: &mut Book| {
@@ -338,13 +446,13 @@ impl Settle {
             deadline.is_some_and(|deadline| deadline + COMMIT_GRACE <= now || book.is_settled(delivery))
         };
         for (_, book) in self.books.extract_if(|_, book| is_over(book)) {
-            let in_time = book.is_settled(delivery);
-            if !in_time {
+            let is_committed = book.is_settled(delivery);
+            if !is_committed {
                 warn!(partition = book.partition, "could not commit on hand-over: records may be processed again");
             }
             if let Some(release) = book.release {
                 // Whoever asked may not have waited.
-                let _ = release.reply.send(in_time);
+                let _ = release.reply.send(is_committed && !book.has_given_up);
             }
         }
     }
@@ -353,7 +461,17 @@ impl Settle {
 impl Book {
     fn new(partition: i32, offsets: Arc<Mutex<Offsets>>, load: Arc<Load>) -> Self {
         let (waiting, blocked_until, committed) = (BTreeMap::new(), None, None);
-        Self { partition, offsets, load, waiting, in_round: false, blocked_until, committed, release: None }
+        Self {
+            partition,
+            offsets,
+            load,
+            waiting,
+            in_round: false,
+            blocked_until,
+            committed,
+            release: None,
+            has_given_up: false,
+        }
     }
 
     fn finish(&self, finished: impl IntoIterator<Item = i64>) {
@@ -368,11 +486,45 @@ impl Book {
         !self.waiting.is_empty() && self.blocked_until.is_none_or(|until| until <= now)
     }
 
+    /// Takes note that nothing that waits has room beside the commit. It is tried again in a moment; a partition that is given up
+    /// has nothing in flight that could make room.
+    fn has_no_room(&mut self, now: Instant) {
+        if self.release.is_some() {
+            self.give_up_waiting("no room beside the commit");
+        } else {
+            self.blocked_until = Some(now + BLOCKED_PAUSE);
+        }
+    }
+
+    /// While a partition is given up all others wait: what Kafka has said no to is for its next owner to try.
+    fn give_up_refused(&mut self) {
+        let before = self.waiting.len();
+        self.waiting.retain(|_, waiting| waiting.refused != Some(Refused::Refused));
+        if self.waiting.len() < before {
+            let (partition, records) = (self.partition, before - self.waiting.len());
+            warn!(partition, records, "records that failed are refused by their topic, they are tried again");
+            self.has_given_up = true;
+        }
+    }
+
+    fn give_up_waiting(&mut self, why: &str) {
+        let (partition, records) = (self.partition, self.waiting.len());
+        warn!(partition, records, "{why}: records that failed could not be written, they are tried again");
+        self.waiting.clear();
+        self.has_given_up = true;
+    }
+
     /// The lowest records that wait, as far as there is room for them: a number of records, and bytes. The first one
     /// always has room.
-    fn next_to_write(&self, alone: bool, (records, mut bytes): (usize, usize)) -> Vec<i64> {
+    fn next_to_write(
+        &self,
+        alone: bool,
+        (records, mut bytes): (usize, usize),
+        is_chosen: impl Fn(&Waiting) -> bool,
+    ) -> Vec<i64> {
         let (records, mut taken) = (if alone { 1 } else { records }, vec![]);
-        for (&offset, waiting) in self.waiting.iter().filter(|(_, waiting)| waiting.alone == alone) {
+        let is_next = |waiting: &Waiting| waiting.alone == alone && is_chosen(waiting);
+        for (&offset, waiting) in self.waiting.iter().filter(|(_, waiting)| is_next(waiting)) {
             let size = waiting.route.work.record.footprint();
             if taken.len() >= records || (size > bytes && !taken.is_empty()) {
                 break;
@@ -385,7 +537,7 @@ impl Book {
 
     /// What may be routed and committed, `None` when nothing may. Says how little room is left for more to be read.
     fn share(&self, waiting: &[i64], delivery: Delivery) -> Option<Share> {
-        let (share, window) = {
+        let (share, window, is_catching_up) = {
             let offsets = lock(&self.offsets);
             offsets.watermark()?;
             let share = match delivery {
@@ -393,11 +545,13 @@ impl Book {
                 // What is written is finished afterwards, and committed in a later round.
                 Delivery::AtLeastOnce => share(&offsets, &[]).map(|share| Share { routed: waiting.len(), ..share }),
             };
-            (share, offsets.window())
+            (share, offsets.window(), offsets.is_catching_up())
         };
         let metadata = match (&share, delivery) {
             // What it has no room for is processed again, or routed, which is what was asked for.
             (_, Delivery::AtLeastOnce) => 0,
+            // Only what lies between is read until there: the more of it, the less there is to say.
+            _ if is_catching_up => 0,
             (share, Delivery::ExactlyOnce) => share.as_ref().map_or(MAX_BYTES, |share| share.bytes),
         };
         self.load.set_finished_ahead(window, metadata);

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaError};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::future_producer::DeliveryFuture;
 use rdkafka::producer::{FutureProducer, Producer as _};
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -30,7 +30,7 @@ use crate::kafka::connection::{BATCH_BYTES, Connection, LogContext, QUEUE_BYTES}
 use crate::kafka::record::to_future_record;
 
 /// How long librdkafka itself tries to deliver a record before it says so.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one step of a transaction is waited for before it is asked for again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,11 +68,22 @@ pub(super) struct Waiting {
     extent: Extent,
     /// Whether it has to be written alone, because Kafka found a request too large that it was in.
     pub alone: bool,
+    /// Why its topic has just not taken it, if it was tried and that is known.
+    pub refused: Option<Refused>,
+}
+
+/// Why a topic does not take a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Its partition could not be reached in time.
+    Away,
+    /// Kafka says no.
+    Refused,
 }
 
 impl From<Route> for Waiting {
     fn from(route: Route) -> Self {
-        Self { route, extent: Extent::Whole, alone: false }
+        Self { route, extent: Extent::Whole, alone: false, refused: None }
     }
 }
 
@@ -237,6 +248,7 @@ impl Writer {
         told: &Mutex<Vec<(Arc<str>, KafkaError)>>,
     ) -> Written {
         let outgoing = self.outgoing(&waiting);
+        waiting.refused = None;
         let sent = match enqueue(producer, &outgoing).await {
             Ok(delivery) => match delivery.await {
                 Ok(Ok(_)) => return Ok(waiting),
@@ -266,12 +278,24 @@ impl Writer {
                     warn!(topic, partition, offset, to, %error, "could not write a record, it is tried again");
                     told.push(failure);
                 }
-                if matches!(error, KafkaError::MessageProduction(Code::Fatal)) {
-                    self.discard();
+                match error {
+                    KafkaError::MessageProduction(Code::Fatal) => self.discard(),
+                    // Its brokers may be back any time.
+                    KafkaError::MessageProduction(Code::MessageTimedOut) => waiting.refused = Some(Refused::Away),
+                    KafkaError::MessageProduction(_) => waiting.refused = Some(Refused::Refused),
+                    _ => {}
                 }
             }
         }
         Err(waiting)
+    }
+
+    /// Where a record goes.
+    pub fn topic<'a>(&'a self, route: &'a Route) -> &'a Arc<str> {
+        match route.to {
+            Destination::Retry { .. } => &self.retry_topic,
+            Destination::DeadLetter { .. } => &route.dead_letter_topic,
+        }
     }
 
     fn outgoing(&self, waiting: &Waiting) -> Outgoing {
@@ -298,7 +322,7 @@ impl Writer {
                     "Kafka refuses transactions of this id: allow it to write and describe, or set delivery: AtLeastOnce"
                 );
             }
-            KafkaError::Transaction(error) if is_of_an_old_generation(error) => {
+            KafkaError::Transaction(error) if is_of_an_old_generation(error.code()) => {
                 info!(records, %error, "a rebalance came first: writing the records in the next round");
             }
             error => warn!(records, %error, "could not write records, they are tried again"),
@@ -374,12 +398,9 @@ fn until_answered(mut step: impl FnMut() -> KafkaResult<()>) -> KafkaResult<()> 
     }
 }
 
-/// Whether the broker refused a commit because the group has moved on.
-fn is_of_an_old_generation(error: &RDKafkaError) -> bool {
-    matches!(
-        error.code(),
-        Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress | Code::StaleMemberEpoch
-    )
+/// Whether the broker refuses a commit because the group has moved on.
+pub(super) fn is_of_an_old_generation(code: Code) -> bool {
+    matches!(code, Code::IllegalGeneration | Code::UnknownMemberId | Code::RebalanceInProgress | Code::StaleMemberEpoch)
 }
 
 /// Runs what blocks on a thread that may, and waits for it so long and no longer. `None` when it takes longer: the thread then

@@ -1,11 +1,18 @@
-//! What Kafka refuses is told apart from a Kafka that does not answer, and said with its topic.
+//! What Kafka refuses is told apart from a Kafka that does not answer, said with its topic, and holds up nothing else.
 
+use std::time::{Duration, Instant};
+
+use lazaret::domain::pipeline::TopicPlan;
+use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::topics::{TopicError, Topics};
+use serde_json::json;
 
+use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::ports::closed_port;
-use crate::support::{kafka, unique};
+use crate::support::topics::{self, committed, producer, read_all, write_to};
+use crate::support::{Broker, eventually, kafka, unique};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_setting_that_kafka_does_not_take_is_refused_and_a_kafka_that_is_not_there_is_unreachable() {
@@ -24,4 +31,96 @@ async fn a_setting_that_kafka_does_not_take_is_refused_and_a_kafka_that_is_not_t
     let unreachable = made(&nobody).await;
     assert_eq!(unreachable.reason(), "KafkaUnreachable");
     assert!(unreachable.to_string().contains(&nobody), "{unreachable}");
+}
+
+const LETTERS: usize = 50;
+const GOOD: usize = 500;
+
+/// How soon dead letters are there and commits move, whatever else is in trouble; three times of what is promised.
+const SOON: Duration = Duration::from_secs(9);
+
+/// Dead letters of one error go to a topic that does not take them; `refuse` sees to that, and `accept` ends it.
+async fn one_topic_that_takes_nothing_holds_up_no_other(
+    name: &str,
+    delivery: &str,
+    refuse: impl AsyncFn(&str),
+    accept: impl AsyncFn(&str),
+) {
+    let topic = unique(name);
+    let odd = format!("{topic}.odd");
+    let spec = format!(
+        "topic: {{name: {topic}, partitions: 3}}\ndelivery: {delivery}\n\
+         processor: {{rules: [{{when: value.odd, error: 'Odd: it is'}}, {{when: value.bad, error: 'Bad: it is'}}]}}\n\
+         retry: {{rules: [{{when: errorType == 'Odd', dlt: {odd}}}]}}"
+    );
+    let pipeline = pipeline(&topic, &spec);
+    Broker::Kafka.create_topics(&pipeline).await;
+    refuse(&odd).await;
+    let producer = producer(kafka());
+    let write = async |partition: i32, odd: bool, bad: bool| {
+        write_to(&producer, &topic, partition, json!({"odd": odd, "bad": bad}).to_string().as_bytes()).await;
+    };
+    let letters = |of: &str| read_all(kafka(), of).len();
+    let dlt = &*pipeline.policy.default.dead_letter_topic;
+    let engine = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+    write(0, true, false).await;
+    for round in 1..=3 {
+        // Each time more is refused beside what is well.
+        let began = Instant::now();
+        write(0, true, false).await;
+        futures::future::join_all((0..LETTERS).map(|n| write(n as i32 % 3, false, true))).await;
+        futures::future::join_all((0..GOOD).map(|_| write(1, false, false))).await;
+        let arrived = async || (letters(dlt) == LETTERS * round).then_some(());
+        eventually("the other dead letters are there", arrived).await;
+        // Those of partition 2, and those of partition 1 among what was processed.
+        let ends = [(1, GOOD * round + 17 * round), (2, 16 * round)];
+        let is_committed = async || {
+            let committed = committed(kafka(), &pipeline.main.group_id, &topic);
+            let at_end =
+                |(partition, end): &(i32, usize)| committed.get(partition).is_some_and(|(o, _)| *o == *end as i64);
+            ends.iter().all(at_end).then_some(())
+        };
+        eventually("the other partitions are committed to their ends", is_committed).await;
+        assert!(began.elapsed() < SOON, "round {round} took {:?}", began.elapsed());
+    }
+    let waits = committed(kafka(), &pipeline.main.group_id, &topic)[&0].0;
+    assert_eq!(waits, 0, "what is not written is not committed");
+    accept(&odd).await;
+    eventually("what was refused is there", async || (letters(&odd) == 4).then_some(())).await;
+    assert!(engine.stop().await.clean);
+    assert_eq!((letters(&odd), letters(dlt)), (4, LETTERS * 3), "each once");
+    assert_eq!(committed(kafka(), &pipeline.main.group_id, &topic)[&0].0, 4 + 17 * 3);
+}
+
+async fn delete(topic: &str) {
+    topics::delete(kafka(), topic).await;
+    topics::has(kafka(), topic, None).await;
+}
+
+async fn make(topic: &str) {
+    topics::create(kafka(), topic, 1, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_does_not_exist_holds_up_no_other_records() {
+    one_topic_that_takes_nothing_holds_up_no_other("missing", "ExactlyOnce", delete, make).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_does_not_exist_holds_up_no_other_records_of_at_least_once() {
+    one_topic_that_takes_nothing_holds_up_no_other("missing-at-least", "AtLeastOnce", delete, make).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others_of_at_least_once() {
+    let set = async |topic: &str, age: i64| {
+        let topics = Topics::new(&Connection::new(kafka())).unwrap();
+        let found = topics.describe(topic).await.unwrap().unwrap();
+        let config = [("message.timestamp.before.max.ms".to_owned(), age.to_string())].into();
+        let (partitions, name) = (found.partitions.unwrap(), topic.into());
+        let plan = TopicPlan { name, partitions, replicas: -1, config, manage: true, force: false };
+        topics.alter(&plan, &found).await.unwrap();
+    };
+    let (refuse, accept) = (async |topic: &str| set(topic, 0).await, async |topic: &str| set(topic, i64::MAX).await);
+    one_topic_that_takes_nothing_holds_up_no_other("refuses", "AtLeastOnce", refuse, accept).await;
 }
