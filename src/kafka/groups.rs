@@ -154,54 +154,31 @@ async fn serve(
     first: (Question, Reply),
     questions: &mut mpsc::Receiver<(Question, Reply)>,
 ) -> Result<(), String> {
-    let mut waiting = BTreeMap::new();
-    let started = Process::start(program, settings).await;
-    let mut process = match started {
+    let mut process = match Process::start(program, settings).await {
         Ok(process) => process,
         Err(error) => {
             let why = format!("could not be started: {error}");
-            let _ = first.1.send(Err(GroupsError::Process(why.clone())));
+            let asked = std::iter::once(first).chain(std::iter::from_fn(|| questions.try_recv().ok()));
+            asked.for_each(|(_, reply)| drop(reply.send(Err(GroupsError::Process(why.clone())))));
             return Err(why);
         }
     };
-    let (mut next, mut number, mut is_lost) = (Some(first), 0, false);
-    let why = loop {
-        if let Some((question, reply)) = next.take() {
-            number += 1;
-            waiting.insert(number, (Instant::now() + ANSWER_TIMEOUT, reply));
-            if let Err(why) = process.write(&Numbered { number, of: question }).await {
-                break why;
-            }
-        }
-        if is_lost && waiting.is_empty() {
-            return Ok(());
-        }
-        // Numbers rise: the first one waits longest.
-        let deadline = waiting.first_key_value().map(|(_, (deadline, _))| *deadline);
+    process.ask(first).await?;
+    loop {
         tokio::select! {
-            question = questions.recv(), if !is_lost => match question {
-                Some(question) => next = Some(question),
+            question = questions.recv() => match question {
+                Some(question) => process.ask(question).await?,
                 None => return Ok(()),
             },
-            line = process.output.next_line() => match line {
-                Ok(Some(line)) => match serde_json::from_str::<Numbered<Answer>>(&line) {
-                    Ok(Numbered { number, of }) => {
-                        is_lost |= matches!(of, Answer::TimedOut(_));
-                        let _ = waiting.remove(&number).map(|(_, reply): (Instant, Reply)| reply.send(Ok(of)));
-                    }
-                    Err(error) => break format!("is not understood: {error}"),
-                },
-                Ok(None) | Err(_) => break process.end().await,
+            is_lost = process.answer() => if is_lost? {
+                // Others may have an answer still; meanwhile the next process serves.
+                tokio::spawn(async move {
+                    while !process.waiting.is_empty() && process.answer().await.is_ok() {}
+                });
+                return Ok(());
             },
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                break "does not answer".to_owned();
-            }
         }
-    };
-    for (_, reply) in waiting.into_values() {
-        let _ = reply.send(Err(GroupsError::Process(why.clone())));
     }
-    Err(why)
 }
 
 /// The process that asks; it is killed when this is dropped.
@@ -209,6 +186,9 @@ struct Process {
     child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// Who waits for an answer, and until when, by the numbers of their questions.
+    waiting: BTreeMap<u64, (Instant, Reply)>,
+    number: u64,
 }
 
 impl Process {
@@ -225,9 +205,52 @@ impl Process {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("it has no input or output".to_owned());
         };
-        let mut process = Self { child, input, output: BufReader::new(output).lines() };
+        let mut process =
+            Self { child, input, output: BufReader::new(output).lines(), waiting: BTreeMap::new(), number: 0 };
         process.write(&settings.config_map()).await?;
         Ok(process)
+    }
+
+    /// Passes a question on.
+    async fn ask(&mut self, (question, reply): (Question, Reply)) -> Result<(), String> {
+        self.number += 1;
+        self.waiting.insert(self.number, (Instant::now() + ANSWER_TIMEOUT, reply));
+        let written = self.write(&Numbered { number: self.number, of: question }).await;
+        written.map_err(|why| self.fail(why))
+    }
+
+    /// Passes the next answer on; it may be given up at any time. Returns whether librdkafka had none in time.
+    async fn answer(&mut self) -> Result<bool, String> {
+        // Numbers rise: the first one waits longest.
+        let deadline = self.waiting.first_key_value().map(|(_, (deadline, _))| *deadline);
+        let line = tokio::select! {
+            line = self.output.next_line() => line,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                return Err(self.fail("does not answer".to_owned()));
+            }
+        };
+        let Ok(Some(line)) = line else {
+            let why = self.end().await;
+            return Err(self.fail(why));
+        };
+        match serde_json::from_str::<Numbered<Answer>>(&line) {
+            Ok(Numbered { number, of }) => {
+                let is_lost = matches!(of, Answer::TimedOut(_));
+                if let Some((_, reply)) = self.waiting.remove(&number) {
+                    let _ = reply.send(Ok(of));
+                }
+                Ok(is_lost)
+            }
+            Err(error) => Err(self.fail(format!("is not understood: {error}"))),
+        }
+    }
+
+    /// Says to all who wait that there will be no answer.
+    fn fail(&mut self, why: String) -> String {
+        for (_, reply) in std::mem::take(&mut self.waiting).into_values() {
+            let _ = reply.send(Err(GroupsError::Process(why.clone())));
+        }
+        why
     }
 
     async fn write(&mut self, line: &impl Serialize) -> Result<(), String> {

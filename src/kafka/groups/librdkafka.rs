@@ -111,13 +111,13 @@ impl Answer {
             event
         };
         if event.is_null() {
-            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
+            return Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
         }
         let answer = Self(event);
         // SAFETY: the event is alive.
         match RDKafkaErrorCode::from(unsafe { ffi::rd_kafka_event_error(event) }) {
             RDKafkaErrorCode::NoError => Ok(answer),
-            code => Err(KafkaError::AdminOp(code)),
+            code => Err(KafkaError::Global(code)),
         }
     }
 }
