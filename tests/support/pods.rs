@@ -47,8 +47,17 @@ pub struct PodWatch {
 struct Seen {
     /// The pods that are there, as far as the watch has come.
     live: BTreeSet<String>,
-    /// `None` while its log is read.
-    ends: BTreeMap<End, Option<BadEnd>>,
+    ends: BTreeMap<End, Noted>,
+}
+
+/// What is known of an end that was not clean.
+#[derive(Clone)]
+enum Noted {
+    /// Its log is read.
+    Reading,
+    /// It could not be otherwise.
+    Excused,
+    Bad(BadEnd),
 }
 
 impl Drop for PodWatch {
@@ -80,7 +89,12 @@ impl PodWatch {
         eventually("the logs of what ended badly are read", async || {
             let seen = self.seen.lock().unwrap();
             let ends = seen.ends.iter().filter(|((pod, ..), _)| !is_excused(pod));
-            ends.map(|(_, end)| end.clone()).collect::<Option<Vec<_>>>()
+            let bad = |(_, noted): (_, &Noted)| match noted {
+                Noted::Reading => Some(None),
+                Noted::Excused => None,
+                Noted::Bad(end) => Some(Some(end.clone())),
+            };
+            ends.filter_map(bad).collect::<Option<Vec<_>>>()
         })
         .await
     }
@@ -115,7 +129,7 @@ async fn watch(pods: Api<Pod>, seen: Arc<Mutex<Seen>>) {
                 if seen.lock().unwrap().ends.contains_key(&end) {
                     continue;
                 }
-                seen.lock().unwrap().ends.insert(end.clone(), None);
+                seen.lock().unwrap().ends.insert(end.clone(), Noted::Reading);
                 tokio::spawn(note(pods.clone(), pod.clone(), end, ended, is_previous, seen.clone()));
             }
         }
@@ -133,7 +147,7 @@ async fn note(
 ) {
     let log = log(&pods, &end.0, &end.1, is_previous).await;
     if log.as_ref().is_ok_and(|log| never_heard(&pod, &ended, log)) {
-        seen.lock().unwrap().ends.remove(&end);
+        seen.lock().unwrap().ends.insert(end, Noted::Excused);
         return;
     }
     let bad = BadEnd {
@@ -143,7 +157,7 @@ async fn note(
         reason: ended.reason.unwrap_or_default(),
         log: log.unwrap_or_else(|why| why),
     };
-    seen.lock().unwrap().ends.insert(end, Some(bad));
+    seen.lock().unwrap().ends.insert(end, Noted::Bad(bad));
 }
 
 /// Whether a container was asked to end in the moment in which it was started. The kernel keeps a signal from the first process
