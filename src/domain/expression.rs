@@ -63,8 +63,8 @@ const FUNCTION_NAMES: [&str; 23] = [
     "getSeconds",
 ];
 
-/// The longest expression, and how deep brackets may be nested in it. Whoever writes one has it compiled and evaluated by
-/// processes that serve others, too.
+/// The longest expression, and how deep brackets may be nested in it. The processes that
+/// compile and evaluate it serve others, too.
 const MAX_BYTES: usize = 2_048;
 const MAX_NESTING: usize = 24;
 

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use crate::domain::pipeline::{Assignor, GroupProtocol, Membership};
 
-/// What is logged of clients that only ask and read. They connect again every second while a broker is away, and whoever asks
+/// What is logged of clients that only ask and read. They connect again every second while a broker is away, and the caller
 /// gets the error anyway.
 pub(super) const QUIET: RDKafkaLogLevel = RDKafkaLogLevel::Critical;
 

@@ -1,4 +1,4 @@
-//! Asks coordinators about consumer groups, whoever their members are.
+//! Asks coordinators about consumer groups, also about those of other members.
 //!
 //! librdkafka 2.12 can end the process that asks: when the connection to a coordinator breaks between two steps of a question
 //! (librdkafka#4605), as every restart of a broker may do. So a process of its own asks. When that ends, the questions that it
@@ -262,7 +262,7 @@ impl Process {
         }
     }
 
-    /// Waits for a process that lets go of its input and output, and says how it ended.
+    /// Waits for a process that has closed its input or output, and says how it ended.
     async fn end(&mut self) -> String {
         match tokio::time::timeout(RESTART_PAUSE, self.child.wait()).await {
             Ok(Ok(status)) => format!("ended with {status}"),

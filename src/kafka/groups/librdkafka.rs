@@ -1,4 +1,4 @@
-//! What the coordinators of a cluster say of consumer groups, whoever their members are. rdkafka has no words for these
+//! What the coordinators of a cluster say of consumer groups. rdkafka has no words for these
 //! questions; librdkafka's own are asked here, and block.
 
 use std::collections::BTreeMap;
