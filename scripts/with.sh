@@ -43,7 +43,7 @@ trap 'exit 143' TERM
 
 # A run that was killed has left it in whatever state. Nothing happens where another run shares it.
 if [[ -e $mark ]]; then
-  down || echo "with.sh: what a run that was killed had left is cleared up" >&2
+  down || echo "with.sh: of what a run that was killed had left, parts had died" >&2
   flock "$how" 8
 fi
 if ! runs; then

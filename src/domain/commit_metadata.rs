@@ -2,8 +2,8 @@
 //!
 //! Kafka allows 4,096 bytes of metadata with each committed offset (`offset.metadata.max.bytes`). The text is a version
 //! character followed by base64 of: CRC-32 of all that follows, the committed offset it belongs to, as a varint, and the lengths
-//! of alternating runs of unfinished and finished offsets from that offset on. In version 1 these are varints, two bytes at least
-//! for a run of either kind; in version 2 they are in Elias' gamma code, two bits at least. Version 1, which every release reads,
+//! of alternating runs of unfinished and finished offsets from that offset on. In version 1 these are varints, a byte at least
+//! for each run; in version 2 they are in Elias' gamma code, a bit at least. Version 1, which every release reads,
 //! is written wherever all of it has room.
 //!
 //! What cannot be read means "nothing is known to be finished", never "this one is finished": the records are then

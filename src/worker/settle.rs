@@ -496,7 +496,7 @@ impl Book {
         }
     }
 
-    /// While a partition is given up all others wait: what Kafka has said no to is for its next owner to try.
+    /// While a partition is given up all others wait: its next owner tries again what Kafka has refused.
     fn give_up_refused(&mut self) {
         let before = self.waiting.len();
         self.waiting.retain(|_, waiting| waiting.refused != Some(Refused::Refused));
@@ -548,7 +548,7 @@ impl Book {
             (share, offsets.window(), offsets.is_catching_up())
         };
         let metadata = match (&share, delivery) {
-            // What it has no room for is processed again, or routed, which is what was asked for.
+            // What has no room is processed or routed again after a restart, as this delivery allows.
             (_, Delivery::AtLeastOnce) => 0,
             // Only what lies between is read until there: the more of it, the less there is to say.
             _ if is_catching_up => 0,
