@@ -21,8 +21,10 @@
 //! | [`envelope`] | the records written to the retry topic and the dead letter topic |
 //! | [`dead_letter`] | what a dead letter says of itself, whoever wrote it |
 //! | [`dead_letters`] | how many dead letters there are, and of which kinds |
+//! | [`load`] | what the records of a partition cost in memory, and whether it may take in more |
 //! | [`lane`] | which records may be processed at the same time |
 //! | [`due_queue`] | which record is due next |
+//! | [`delay_queue`] | which of the records that wait are due, and have room |
 //! | [`pending`] | which of the records that wait are held in memory |
 //! | [`offsets`] | which offset is safe to commit |
 //! | [`commit_metadata`] | finished offsets above the committed one, as text |
@@ -30,6 +32,8 @@
 //! | [`group`] | what changed in a consumer group, and why |
 //! | [`rebalance`] | which steps are one rebalance |
 //! | [`round`] | what may be routed together, and what is committed with it |
+//! | [`partition_state`] | what is known of one assigned partition |
+//! | [`settlement`] | what is written, committed and given up next |
 //! | [`tally`] | how many records a partition holds |
 //! | [`stats`] | what a worker says of itself |
 //! | [`switch`] | which of several settings of a switch holds |
@@ -39,6 +43,7 @@ pub mod commit_metadata;
 pub mod dead_letter;
 pub mod dead_letters;
 pub mod decide;
+pub mod delay_queue;
 pub mod due_queue;
 pub mod envelope;
 pub mod expression;
@@ -47,8 +52,10 @@ pub mod group;
 pub mod http;
 pub mod lag;
 pub mod lane;
+pub mod load;
 pub mod offsets;
 pub mod pace;
+pub mod partition_state;
 pub mod pending;
 pub mod pipeline;
 pub mod policy;
@@ -57,6 +64,7 @@ pub mod rebalance;
 pub mod record;
 pub mod round;
 pub mod rules;
+pub mod settlement;
 pub mod stats;
 pub mod switch;
 pub mod tally;

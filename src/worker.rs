@@ -17,7 +17,6 @@ mod context;
 mod fail;
 mod group;
 pub mod http;
-pub mod load;
 mod member;
 pub mod metrics;
 mod partition;
@@ -58,7 +57,7 @@ use settle::Settle;
 use source::Source;
 use spans::{Spans, Traces};
 use throttle::Throttle;
-use writer::Writer;
+use writer::WriterSettings;
 
 /// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
 const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -155,10 +154,12 @@ impl Worker {
         // Whoever describes the group sees which worker a member is.
         let consumer: BaseConsumer<Group> = config.set("client.id", &name).create_with_context(group)?;
         let consumer = Arc::new(consumer);
-        let member = Member::new(Arc::downgrade(&consumer));
+        let member = Member::new(&consumer);
         let id = format!("{group_id}-{identity}");
-        let writer = Writer::new(&connection, delivery, id, scribe, pipeline.retry.topic.clone(), member.clone());
-        let settle = Settle::new(writer, member, delivery, metrics, inbox);
+        let (retry_topic, spare) = (pipeline.retry.topic.clone(), WriterSettings::spare());
+        let settings =
+            WriterSettings { connection, delivery, transactional_id: id, scribe, retry_topic, member, spare };
+        let settle = Settle::new(settings, metrics, inbox);
         let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
         consumer.subscribe(&[topic])?;
         let reader = Source::new(consumer, context);

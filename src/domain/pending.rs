@@ -22,6 +22,8 @@ pub struct Pending<T> {
     away: DueQueue<Place>,
     /// Those that were asked for and have not come yet, by offset.
     asked: BTreeMap<i64, (Timestamp, usize)>,
+    /// When the first of them is due, `None` when all have come.
+    asked_due: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -37,10 +39,11 @@ struct Place {
 }
 
 impl<T> Pending<T> {
-    /// Adds a record that takes so many bytes, or puts one back that was asked for; then lets go of what is due last until
-    /// no more than `limit` bytes are held. One record is always held.
+    /// Adds a record that takes so many bytes, or puts one back that was asked for: that one is due when it was before. Then lets
+    /// go of what is due last until no more than `limit` bytes are held. One record is always held.
     pub fn push(&mut self, due: Timestamp, offset: i64, bytes: usize, item: T, limit: usize) {
-        self.asked.remove(&offset);
+        let due = self.asked.get(&offset).map_or(due, |(due, _)| *due);
+        self.forget(offset);
         self.held.push(due, Held { place: Place { offset, bytes }, item });
         self.held_bytes += bytes;
         while self.held_bytes > limit && self.held.len() > 1 {
@@ -70,6 +73,7 @@ impl<T> Pending<T> {
         let mut room = room.max(limit / 4);
         while let Some((due, place)) = self.away.pop_due(latest) {
             self.asked.insert(place.offset, (due, place.bytes));
+            self.asked_due = Some(self.asked_due.map_or(due, |first| first.min(due)));
             room = room.saturating_sub(place.bytes);
             if room == 0 {
                 break;
@@ -81,6 +85,9 @@ impl<T> Pending<T> {
     /// Takes note that a record which was asked for is no more.
     pub fn forget(&mut self, offset: i64) {
         self.asked.remove(&offset);
+        if self.asked.is_empty() {
+            self.asked_due = None;
+        }
     }
 
     /// Takes note that what was asked for and has not come will not come: it can be asked for again.
@@ -88,21 +95,31 @@ impl<T> Pending<T> {
         for (offset, (due, bytes)) in std::mem::take(&mut self.asked) {
             self.away.push(due, Place { offset, bytes });
         }
+        self.asked_due = None;
     }
 
     /// When there is something to do next: a record is due, or has to be asked for. `None` when nothing waits but for what
     /// was asked for.
     pub fn next(&self) -> Option<Timestamp> {
-        let earlier = |due: &Timestamp| self.held.last_due().is_none_or(|last_held| *due < last_held);
-        let to_ask = self.away.next_due().filter(|due| self.asked.is_empty() && earlier(due));
-        let to_ask = to_ask.map(|due| Timestamp(due.0.saturating_sub(LEAD.as_millis() as i64)));
-        self.held.next_due().into_iter().chain(to_ask).min()
+        self.held.next_due().into_iter().chain(self.next_to_ask()).min()
     }
 
-    /// When the next record is due, in memory or not.
+    /// When the next record is due that is in memory.
+    pub fn next_held(&self) -> Option<Timestamp> {
+        self.held.next_due()
+    }
+
+    /// When there is something to ask for.
+    pub fn next_to_ask(&self) -> Option<Timestamp> {
+        let earlier = |due: &Timestamp| self.held.last_due().is_none_or(|last_held| *due < last_held);
+        let to_ask = self.away.next_due().filter(|due| self.asked.is_empty() && earlier(due));
+        to_ask.map(|due| Timestamp(due.0.saturating_sub(LEAD.as_millis() as i64)))
+    }
+
+    /// When the next record is due, in memory or not. While some that were asked for have come and others not, it may be that of
+    /// one that has come.
     pub fn next_due(&self) -> Option<Timestamp> {
-        let asked = self.asked.values().map(|(due, _)| *due).min();
-        self.held.next_due().into_iter().chain(self.away.next_due()).chain(asked).min()
+        self.held.next_due().into_iter().chain(self.away.next_due()).chain(self.asked_due).min()
     }
 
     /// How many records wait.
@@ -123,7 +140,13 @@ impl<T> Pending<T> {
 
 impl<T> Default for Pending<T> {
     fn default() -> Self {
-        Self { held: DueQueue::default(), held_bytes: 0, away: DueQueue::default(), asked: BTreeMap::new() }
+        Self {
+            held: DueQueue::default(),
+            held_bytes: 0,
+            away: DueQueue::default(),
+            asked: BTreeMap::new(),
+            asked_due: None,
+        }
     }
 }
 
@@ -167,6 +190,16 @@ mod tests {
         assert_eq!(pending.ask(Timestamp(25_000), 20), [2], "it did not come");
         pending.push(Timestamp(30_000), 2, 10, 2, 20);
         assert_eq!(pending.ask(Timestamp(87_000), 20), [0i64; 0], "the next one would only take its own place again");
+    }
+
+    #[test]
+    fn a_due_time_does_not_move_when_the_record_is_read_again() {
+        let mut pending = Pending::default();
+        (0..2).for_each(|offset| pending.push(Timestamp(100), offset, 10, offset, 10));
+        assert_eq!(pending.pop_due(Timestamp(100)), Some(0));
+        assert_eq!(pending.ask(Timestamp(100), 10), [1]);
+        pending.push(Timestamp(9_000), 1, 10, 1, 10);
+        assert_eq!(pending.pop_due(Timestamp(100)), Some(1));
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use super::refetch::Refetch;
 use super::spans::Spans;
 use super::throttle::Throttle;
 use super::work::ToSettle;
+use crate::domain::load::STAGE_BYTES;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::{Provenance, Stage};
 use crate::domain::record::Record;
@@ -52,9 +53,14 @@ impl Context {
         }
     }
 
+    /// The memory that the records of one partition may take, besides those that wait to become due.
+    pub fn partition_bytes(&self) -> usize {
+        STAGE_BYTES / self.metrics.partitions()
+    }
+
     /// The memory that the records of one partition may take which wait to become due.
     pub fn pending_bytes(&self) -> usize {
-        self.pipeline.pending.bytes / self.metrics.assignment().len().max(1)
+        self.pipeline.pending.bytes / self.metrics.partitions()
     }
 
     /// The past of a record that was just read.

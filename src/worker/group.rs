@@ -27,14 +27,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::context::Context;
-use super::load::Load;
-use super::member::{Held, committed, generation, log_starts, member_id};
+use super::member::{Held, Seat, committed, generation, log_starts, member_id};
 use super::partition::Partition;
-use super::settle::COMMIT_GRACE;
-use super::work::{AssignmentId, ToSettle, Work};
+use super::work::{ToSettle, Work};
 use crate::domain::commit_metadata;
 use crate::domain::offsets::Offsets;
+use crate::domain::partition_state::PartitionState;
 use crate::domain::rebalance::{Moved, Rebalances};
+use crate::domain::settlement::{AssignmentId, COMMIT_GRACE};
 use crate::domain::time::Timestamp;
 use crate::kafka::connection::LogContext;
 
@@ -62,8 +62,7 @@ pub(super) struct Group {
 pub(super) struct Assigned {
     pub id: AssignmentId,
     pub inbox: mpsc::UnboundedSender<Vec<Work>>,
-    pub load: Arc<Load>,
-    pub offsets: Arc<Mutex<Offsets>>,
+    pub state: Arc<PartitionState>,
     /// The lowest offset that can come next, `None` when nothing was committed or read.
     pub next: Option<i64>,
     /// The time of the last record that was read.
@@ -94,27 +93,19 @@ impl Group {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The assignments that may be committed for.
-    pub fn held(&self) -> &Held {
-        &self.held
-    }
-
     /// Starts to read a partition from what was committed for it.
     fn begin(&self, partition: i32, offsets: Offsets, member_id: String) {
         let id = AssignmentId(self.next_id.fetch_add(1, Relaxed));
         let (inbox, receiver) = mpsc::unbounded_channel();
-        let load = Arc::new(Load::new(self.context.partition_records()));
         let (stop, next) = (CancellationToken::new(), offsets.watermark());
-        next.into_iter().for_each(|next| load.set_read(next));
-        let offsets = Arc::new(Mutex::new(offsets));
+        let state = Arc::new(PartitionState::new(offsets, self.context.partition_records()));
         self.held.insert(id, member_id.clone());
-        let message = ToSettle::Assigned { assignment: id, partition, offsets: offsets.clone(), load: load.clone() };
+        let message = ToSettle::Assigned { assignment: id, partition, state: state.clone() };
         self.context.settle(message);
-        self.context.metrics.set_assigned(partition, Some(load.clone()));
-        let task =
-            Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), offsets.clone(), load.clone());
+        self.context.metrics.set_assigned(partition, Some(state.load.clone()));
+        let task = Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), state.clone());
         let task = self.runtime.spawn(task.run());
-        let assigned = Assigned { id, inbox, load, offsets, next, last: None, member_id, paused: false, stop, task };
+        let assigned = Assigned { id, inbox, state, next, last: None, member_id, paused: false, stop, task };
         if let Some(old) = self.assigned().insert(partition, assigned) {
             self.drop_held(&old);
         }
@@ -185,7 +176,7 @@ impl Group {
         let (ahead, member_id) = {
             let assigned = self.assigned();
             let assigned = assigned.get(&partition)?;
-            let ahead = assigned.offsets.lock().unwrap_or_else(PoisonError::into_inner).ahead(&[]);
+            let ahead = assigned.state.offsets().ahead(&[]);
             (ahead.filter(|ahead| ahead.committed <= first), assigned.member_id.clone())
         };
         let Some(ahead) = ahead else {
@@ -250,19 +241,15 @@ impl Group {
             }
         }
     }
+}
 
-    /// The stage's topic.
-    pub fn topic(&self) -> &str {
+impl Seat for Group {
+    fn topic(&self) -> &str {
         &self.context.pipeline.source(self.context.stage).topic
     }
 
-    /// A list of partitions of this stage's topic, without offsets.
-    pub fn list<'a>(&self, partitions: impl IntoIterator<Item = &'a i32>) -> TopicPartitionList {
-        let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            list.add_partition(self.topic(), *partition);
-        }
-        list
+    fn held(&self) -> &Held {
+        &self.held
     }
 }
 

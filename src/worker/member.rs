@@ -7,16 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use rdkafka::bindings as ffi;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::group::Group;
-use super::work::{AssignmentId, Commit};
+use crate::domain::settlement::{AssignmentId, Commit};
 
 /// How long a broker may take to answer a question.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,51 +47,102 @@ impl Held {
     }
 }
 
+/// What a consumer has to know of the group that it reads for.
+pub(super) trait Seat: ConsumerContext {
+    /// The topic that is read.
+    fn topic(&self) -> &str;
+    /// The assignments that may be committed for.
+    fn held(&self) -> &Held;
+
+    /// A list of partitions of the topic, without offsets.
+    fn list<'a>(&self, partitions: impl IntoIterator<Item = &'a i32>) -> TopicPartitionList
+    where
+        Self: Sized,
+    {
+        let mut list = TopicPartitionList::new();
+        partitions.into_iter().for_each(|partition| drop(list.add_partition(self.topic(), *partition)));
+        list
+    }
+}
+
+/// What the settle loop asks of the consumer.
+trait Coordinated: Send + Sync {
+    fn credentials(&self, commits: &[Commit]) -> Option<ConsumerGroupMetadata>;
+    fn holds(&self, commit: &Commit) -> bool;
+    fn commit(&self, list: &TopicPartitionList) -> KafkaResult<()>;
+    fn committed(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>>;
+    fn list(&self, commits: &[Commit]) -> KafkaResult<TopicPartitionList>;
+}
+
 /// This worker as a member of its group. The consumer is gone once the source has left the group.
 #[derive(Clone)]
-pub(super) struct Member(Weak<BaseConsumer<Group>>);
+pub(super) struct Member(Weak<dyn Coordinated>);
 
 impl Member {
-    pub fn new(consumer: Weak<BaseConsumer<Group>>) -> Self {
-        Self(consumer)
+    pub fn new<C: Seat + 'static>(consumer: &Arc<BaseConsumer<C>>) -> Self {
+        let consumer: Arc<dyn Coordinated> = consumer.clone();
+        Self(Arc::downgrade(&consumer))
     }
 
     /// What proves to the broker that these commits are ours to make, `None` when they are not, or not now. It blocks.
     pub fn credentials(&self, commits: &[Commit]) -> Option<ConsumerGroupMetadata> {
-        let consumer = self.0.upgrade()?;
-        // Under this lock nothing that we hold can be given up, and under the same name librdkafka joins no further
-        // generation before we have given up what it says. What it tells of the group now is then of a generation in which
-        // all of it is ours.
-        let held = consumer.context().held().lock();
-        let credentials = consumer.group_metadata()?;
-        let member_id = member_id(&consumer);
-        let is_ours = |commit: &Commit| held.get(&commit.assignment).is_some_and(|holder| *holder == member_id);
-        let is_member = !member_id.is_empty() && generation(&consumer) > 0;
-        (is_member && commits.iter().all(is_ours)).then_some(credentials)
+        self.0.upgrade()?.credentials(commits)
     }
 
     /// Whether what is to be committed is of a partition that is ours.
     pub fn holds(&self, commit: &Commit) -> bool {
-        let Some(consumer) = self.0.upgrade() else { return false };
-        consumer.context().held().is_of(commit.assignment, &member_id(&consumer))
+        self.0.upgrade().is_some_and(|consumer| consumer.holds(commit))
     }
 
     /// Commits offsets with their metadata. It blocks until the coordinator has answered.
     pub fn commit(&self, commits: &[Commit]) -> KafkaResult<()> {
-        self.credentials(commits).ok_or(KafkaError::Canceled)?;
-        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
-        consumer.commit(&self.list(commits)?, CommitMode::Sync)
+        let consumer = self.consumer()?;
+        consumer.credentials(commits).ok_or(KafkaError::Canceled)?;
+        consumer.commit(&consumer.list(commits)?)
     }
 
     /// What is committed for the partitions for which something is. It blocks.
     pub fn committed(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
-        committed(&*self.0.upgrade().ok_or(KafkaError::Canceled)?, partitions)
+        self.consumer()?.committed(partitions)
     }
 
     /// The commits as librdkafka takes them.
     pub fn list(&self, commits: &[Commit]) -> KafkaResult<TopicPartitionList> {
-        let consumer = self.0.upgrade().ok_or(KafkaError::Canceled)?;
-        let topic = consumer.context().topic();
+        self.consumer()?.list(commits)
+    }
+
+    fn consumer(&self) -> KafkaResult<Arc<dyn Coordinated>> {
+        self.0.upgrade().ok_or(KafkaError::Canceled)
+    }
+}
+
+impl<C: Seat> Coordinated for BaseConsumer<C> {
+    fn credentials(&self, commits: &[Commit]) -> Option<ConsumerGroupMetadata> {
+        // Under this lock nothing that we hold can be given up, and under the same name librdkafka joins no further
+        // generation before we have given up what it says. What it tells of the group now is then of a generation in which
+        // all of it is ours.
+        let held = self.context().held().lock();
+        let credentials = self.group_metadata()?;
+        let member_id = member_id(self);
+        let is_ours = |commit: &Commit| held.get(&commit.assignment).is_some_and(|holder| *holder == member_id);
+        let is_member = !member_id.is_empty() && generation(self) > 0;
+        (is_member && commits.iter().all(is_ours)).then_some(credentials)
+    }
+
+    fn holds(&self, commit: &Commit) -> bool {
+        self.context().held().is_of(commit.assignment, &member_id(self))
+    }
+
+    fn commit(&self, list: &TopicPartitionList) -> KafkaResult<()> {
+        Consumer::commit(self, list, CommitMode::Sync)
+    }
+
+    fn committed(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
+        committed(self, partitions)
+    }
+
+    fn list(&self, commits: &[Commit]) -> KafkaResult<TopicPartitionList> {
+        let topic = self.context().topic();
         let mut list = TopicPartitionList::with_capacity(commits.len());
         for Commit { partition, offset, metadata, .. } in commits {
             let mut element = list.add_partition(topic, *partition);
@@ -104,7 +154,7 @@ impl Member {
 }
 
 /// The generation of the group that this consumer is a member of (KIP-848: its epoch); 0 or less when it is none.
-pub(super) fn generation(consumer: &BaseConsumer<Group>) -> i32 {
+pub(super) fn generation<C: Seat>(consumer: &BaseConsumer<C>) -> i32 {
     // SAFETY: the client is alive as long as `consumer` is. The call returns null or an object of our own, which the second
     // one only reads and the third one frees, once.
     unsafe {
@@ -119,7 +169,7 @@ pub(super) fn generation(consumer: &BaseConsumer<Group>) -> i32 {
 }
 
 /// The name under which the group knows this consumer, empty when it does not.
-pub(super) fn member_id(consumer: &BaseConsumer<Group>) -> String {
+pub(super) fn member_id<C: Seat>(consumer: &BaseConsumer<C>) -> String {
     // SAFETY: the client is alive as long as `consumer` is. The call returns null or a C string that is ours to free.
     unsafe {
         let client = consumer.client().native_ptr();
@@ -136,8 +186,8 @@ pub(super) fn member_id(consumer: &BaseConsumer<Group>) -> String {
 /// What is committed for the partitions for which something is: offset and metadata. It blocks.
 ///
 /// The coordinator does not answer while a transaction is open that commits for one of them.
-pub(super) fn committed(
-    consumer: &BaseConsumer<Group>,
+pub(super) fn committed<C: Seat>(
+    consumer: &BaseConsumer<C>,
     partitions: &[i32],
 ) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
     let list = consumer.committed_offsets(consumer.context().list(partitions), TIMEOUT)?;
@@ -150,7 +200,7 @@ pub(super) fn committed(
 }
 
 /// Where the log of each of the partitions begins. It blocks.
-pub(super) fn log_starts(consumer: &BaseConsumer<Group>, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, i64>> {
+pub(super) fn log_starts<C: Seat>(consumer: &BaseConsumer<C>, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, i64>> {
     let mut list = consumer.context().list(partitions);
     // In this call an offset stands for a time, and the beginning for the time of the first record.
     list.set_all_offsets(Offset::Beginning)?;

@@ -12,8 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::load::{Load, Pause};
 use crate::domain::decide::Reason;
+use crate::domain::load::{Load, Pause};
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
 
@@ -279,6 +279,11 @@ impl StageMetrics {
     /// The partitions that are assigned, and what each holds.
     pub fn assignment(&self) -> BTreeMap<i32, Arc<Load>> {
         self.assignment.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many partitions are assigned, at least one.
+    pub fn partitions(&self) -> usize {
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner).len().max(1)
     }
 
     /// Takes note of a partition that was assigned, or is no more.

@@ -4,7 +4,7 @@
 //! is told to stop it starts nothing more and waits for what runs. Records that it has not settled by then stay in
 //! flight, and whoever gets the partition next reads them again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
@@ -17,18 +17,18 @@ use tracing::{error, info};
 use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
-use super::load::Load;
 use super::refetch::{Found, Wanted};
 use super::spans::AttemptSpan;
 use super::throttle::Tally;
-use super::work::{AssignmentId, Destination, Route, ToSettle, Work};
+use super::work::{Destination, Route, ToSettle, Work};
 use crate::domain::decide::{Decision, Situation, decide};
-use crate::domain::due_queue::DueQueue;
+use crate::domain::delay_queue::{DelayQueue, Due};
 use crate::domain::failure::{Failure, Outcome, shortened};
 use crate::domain::lane::{LaneId, Lanes};
-use crate::domain::offsets::{Begun, Offsets};
-use crate::domain::pending::Pending;
+use crate::domain::offsets::Begun;
+use crate::domain::partition_state::PartitionState;
 use crate::domain::policy::Mode;
+use crate::domain::settlement::AssignmentId;
 use crate::domain::time::Timestamp;
 
 /// The task of one assigned partition.
@@ -37,15 +37,12 @@ pub(super) struct Partition {
     id: AssignmentId,
     inbox: mpsc::UnboundedReceiver<Vec<Work>>,
     stop: CancellationToken,
-    offsets: Arc<Mutex<Offsets>>,
-    load: Arc<Load>,
+    state: Arc<PartitionState>,
     partition: i32,
     /// Records that wait until they are due.
-    pending: Pending<Work>,
+    delayed: DelayQueue<Work>,
     /// Where those come that were let go of and asked for again.
     found: Option<mpsc::UnboundedReceiver<Found>>,
-    /// Records that failed and wait in their lane, so that what comes behind them waits too.
-    in_lane: DueQueue<(Work, Option<LaneId>)>,
     lanes: Lanes<Work>,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
     /// Settled since the last [`flush`](Self::flush).
@@ -57,6 +54,9 @@ pub(super) struct Partition {
 
 /// How long a record whose probe failed waits before it may be a probe again, so that others get their turn.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long to wait until it is seen whether there is room for records that are due.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
 /// An attempt that ended, or was given up before it started when there is no outcome.
 struct Ended {
@@ -72,20 +72,17 @@ impl Partition {
         id: AssignmentId,
         inbox: mpsc::UnboundedReceiver<Vec<Work>>,
         stop: CancellationToken,
-        offsets: Arc<Mutex<Offsets>>,
-        load: Arc<Load>,
+        state: Arc<PartitionState>,
     ) -> Self {
         Self {
             context,
             id,
             inbox,
             stop,
-            offsets,
-            load,
+            state,
             partition,
-            pending: Pending::default(),
+            delayed: DelayQueue::default(),
             found: None,
-            in_lane: DueQueue::default(),
             lanes: Lanes::default(),
             calls: FuturesUnordered::new(),
             finished: vec![],
@@ -113,7 +110,7 @@ impl Partition {
                 () = clock::until(wake) => {}
             }
         }
-        (self.pending, self.in_lane, self.found) = Default::default();
+        (self.delayed, self.found) = Default::default();
         self.lanes.clear();
         while let Some(ended) = self.calls.next().await {
             self.end(ended);
@@ -122,20 +119,22 @@ impl Partition {
     }
 
     fn next_wake(&self) -> Option<Timestamp> {
-        self.pending.next().into_iter().chain(self.in_lane.next_due()).min()
+        // Room comes where records are settled, which nobody says here.
+        let room = self.delayed.is_stuck().then(|| clock::now().after(ROOM_PAUSE));
+        self.delayed.next().into_iter().chain(room).min()
     }
 
     /// Takes in what was read, but for what is known already.
     fn admit(&mut self, batch: Vec<Work>) {
         let limit = self.context.pending_bytes();
-        let mut offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offsets = self.state.offsets();
         for work in batch {
             if offsets.begin(work.record.offset) == Begun::Known {
                 self.context.metrics.skipped.inc();
                 continue;
             }
             match work.past.due {
-                Some(due) => wait(&mut self.pending, due, work, limit),
+                Some(due) => wait(&mut self.delayed, due, work, limit),
                 None => admit_to_lane(&self.context, &mut self.lanes, work),
             }
         }
@@ -143,7 +142,7 @@ impl Partition {
 
     /// Asks again for records that were let go of, when their time has come.
     fn ask_again(&mut self) {
-        let offsets = self.pending.ask(clock::now(), self.context.pending_bytes());
+        let offsets = self.delayed.ask(clock::now(), self.context.pending_bytes());
         if !offsets.is_empty() {
             let (reply, found) = mpsc::unbounded_channel();
             self.found = Some(found);
@@ -158,7 +157,7 @@ impl Partition {
                 let now = clock::now();
                 let past = self.context.past_of(&record, now);
                 let due = past.due.unwrap_or(now);
-                wait(&mut self.pending, due, Work { record, past, charge: None }, self.context.pending_bytes());
+                wait(&mut self.delayed, due, Work { record, past, charge: None }, self.context.pending_bytes());
             }
             Some(Found::Gone(offset)) => {
                 let (topic, partition) = (&*self.context.pipeline.retry.topic, self.partition);
@@ -166,29 +165,28 @@ impl Partition {
                     topic,
                     partition, offset, "the record was deleted before it was due: is the topic's retention too short?"
                 );
-                self.pending.forget(offset);
+                self.delayed.forget(offset);
                 self.finished.push(offset);
             }
             None => {
                 self.found = None;
-                self.pending.give_up_asking();
+                self.delayed.give_up_asking();
             }
         }
     }
 
     fn start_what_may(&mut self) {
-        if !self.pending.is_empty() {
+        if !self.delayed.is_empty() {
             self.ask_again();
-            let now = clock::now();
-            while let Some(mut work) = self.pending.pop_due(now) {
-                work.charge = Some(self.load.charge(work.record.footprint()));
-                admit_to_lane(&self.context, &mut self.lanes, work);
-            }
-        }
-        if !self.in_lane.is_empty() {
-            let now = clock::now();
-            while let Some((_, (work, lane))) = self.in_lane.pop_due(now) {
-                self.lanes.resume(lane, work);
+            let (now, room) = (clock::now(), self.context.partition_bytes());
+            while let Some(due) = self.delayed.take_due(now, self.state.load.charged() < room) {
+                match due {
+                    Due::New(mut work) => {
+                        work.charge = Some(self.state.load.charge(work.record.footprint()));
+                        admit_to_lane(&self.context, &mut self.lanes, work);
+                    }
+                    Due::InLane(lane, work) => self.lanes.resume(lane, work),
+                }
             }
         }
         while self.calls.len() < self.context.pipeline.throttle.max_in_flight
@@ -207,8 +205,8 @@ impl Partition {
                 None => self.call(work, lane, Duration::ZERO),
             }
         }
-        let next_due = self.pending.next_due().into_iter().chain(self.in_lane.next_due()).min();
-        self.load.set_pending(self.pending.len(), self.in_lane.len(), self.pending.held_bytes(), next_due);
+        let (pending, in_lane, bytes) = self.delayed.sizes();
+        self.state.load.set_pending(pending, in_lane, bytes, self.delayed.next_due());
     }
 
     /// Starts an attempt after a pause, as soon as the throttle permits it. One that was a probe and failed is made again.
@@ -303,7 +301,7 @@ impl Partition {
     /// Lets a record wait in its lane. It runs no call meanwhile, so that however many wait, others can be called.
     fn hold(&mut self, mut work: Work, lane: Option<LaneId>, due: Timestamp) {
         work.past.due = Some(due);
-        self.in_lane.push(due, (work, lane));
+        self.delayed.hold(due, lane, work);
     }
 
     fn finish(&mut self, work: Work, lane: Option<LaneId>, outcome: &Outcome) {
@@ -331,9 +329,9 @@ impl Partition {
 }
 
 /// Lets a record wait until it is due. What it takes is counted there.
-fn wait(pending: &mut Pending<Work>, due: Timestamp, mut work: Work, limit: usize) {
+fn wait(delayed: &mut DelayQueue<Work>, due: Timestamp, mut work: Work, limit: usize) {
     work.charge = None;
-    pending.push(due, work.record.offset, work.record.footprint(), work, limit);
+    delayed.wait(due, work.record.offset, work.record.footprint(), work, limit);
 }
 
 /// What comes next, `None` when nothing will.

@@ -15,9 +15,11 @@ use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
 use super::group::Group;
-use super::load::{Load, Pause, STAGE_BYTES};
-use super::work::{AssignmentId, Work};
+use super::member::Seat;
+use super::work::Work;
+use crate::domain::load::{Load, Pause, STAGE_BYTES};
 use crate::domain::record::Record;
+use crate::domain::settlement::AssignmentId;
 use crate::kafka::record::to_record;
 
 /// How long a poll waits for a record. It bounds how long a stop waits on an idle topic.
@@ -111,7 +113,7 @@ impl Source {
             for (partition, why) in changes {
                 if let Some(assigned) = assigned.get_mut(&partition) {
                     assigned.paused = paused;
-                    assigned.load.set_paused(why);
+                    assigned.state.load.set_paused(why);
                 }
             }
         }
@@ -125,8 +127,8 @@ impl Source {
         let share = STAGE_BYTES / assigned.len().max(1);
         let why = |load: &Load| if open { Some(Pause::CircuitOpen) } else { load.is_over(share) };
         let full = assigned.iter().filter(|(_, a)| !a.paused);
-        let full = full.filter_map(|(partition, a)| Some((*partition, why(&a.load)?)));
-        let free = assigned.iter().filter(|(_, a)| a.paused && !open && a.load.has_room(share));
+        let full = full.filter_map(|(partition, a)| Some((*partition, why(&a.state.load)?)));
+        let free = assigned.iter().filter(|(_, a)| a.paused && !open && a.state.load.has_room(share));
         (full.collect(), free.map(|(partition, _)| *partition).collect())
     }
 
@@ -160,7 +162,7 @@ impl Source {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     batch.take().into_iter().for_each(|batch| self.hand_over(batch));
                     let assigned = self.group().assigned();
-                    assigned.get(&partition).into_iter().for_each(|assigned| assigned.load.set_at_end());
+                    assigned.get(&partition).into_iter().for_each(|assigned| assigned.state.load.set_at_end());
                     continue;
                 }
                 Some(Err(error)) => {
@@ -211,11 +213,11 @@ impl Source {
         let mut assigned = self.group().assigned();
         let Some(assigned) = assigned.get_mut(&batch.partition) else { return };
         (assigned.next, assigned.last) = (Some(last + 1), last_time);
-        assigned.load.set_read(last + 1);
+        assigned.state.load.set_read(last + 1);
         let now = clock::now();
         let work = |record: Record| Work {
             past: self.context.past_of(&record, now),
-            charge: Some(assigned.load.charge(record.footprint())),
+            charge: Some(assigned.state.load.charge(record.footprint())),
             record,
         };
         // The partition's task is gone only when it failed, and then the process ends.

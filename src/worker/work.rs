@@ -1,16 +1,17 @@
 //! What passes from room to room.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::load::{Charge, Load};
 use crate::domain::decide::Reason;
 use crate::domain::failure::Failure;
-use crate::domain::offsets::Offsets;
+use crate::domain::load::Charge;
+use crate::domain::partition_state::PartitionState;
 use crate::domain::provenance::Provenance;
 use crate::domain::record::Record;
+use crate::domain::settlement::AssignmentId;
 use crate::domain::time::Timestamp;
 
 /// A record on its way through the rooms.
@@ -23,15 +24,10 @@ pub(super) struct Work {
     pub charge: Option<Charge>,
 }
 
-/// One assignment of one partition. A partition that is revoked and comes back is another assignment, so that nothing
-/// left over from the first can touch the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct AssignmentId(pub u64);
-
 /// What the settle loop is told.
 pub(super) enum ToSettle {
     /// A partition is read from now on.
-    Assigned { assignment: AssignmentId, partition: i32, offsets: Arc<Mutex<Offsets>>, load: Arc<Load> },
+    Assigned { assignment: AssignmentId, partition: i32, state: Arc<PartitionState> },
     /// Records of it are done, or go on to another topic.
     Settled { assignment: AssignmentId, finished: Vec<i64>, routes: Vec<Route> },
     /// It is to be given up once everything on its way is written and committed, or at the deadline. The answer is whether
@@ -58,13 +54,4 @@ pub(super) struct Route {
 pub(super) enum Destination {
     Retry { due: Timestamp, max_attempts: u32 },
     DeadLetter { reason: Reason },
-}
-
-/// What is committed for a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Commit {
-    pub assignment: AssignmentId,
-    pub partition: i32,
-    pub offset: i64,
-    pub metadata: String,
 }

@@ -1,13 +1,17 @@
-//! Writes the records of a round, and commits with them what they settle.
+//! Writes failed records to other topics, and commits with them what they settle.
 //!
 //! With [`Delivery::ExactlyOnce`] both happen in one transaction: after a crash either all of it is there or nothing,
 //! and a worker that was taken for dead is refused as a whole. With [`Delivery::AtLeastOnce`] the records are written and
 //! the commit comes later.
 //!
-//! Once a record is on its way to another topic its processor is not asked again: a round that fails puts its records
-//! back, and the next one has them.
+//! A stage has two of these. The first one writes the rounds, the second one tries what a topic has refused: an attempt takes
+//! seconds then, and the transaction may take a minute to be aborted (librdkafka 2.12.1, when a broker refuses a record of
+//! it).
+//!
+//! Once a record is on its way to another topic its processor is not asked again: what is not written is put back, and
+//! tried again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,12 +24,13 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::member::Member;
-use super::work::{Commit, Destination, Route};
+use super::work::{Destination, Route};
 use crate::domain::decide::Reason;
 use crate::domain::envelope::{Extent, FailedRecord, Scribe};
 use crate::domain::failure::{Failure, FailureKind};
 use crate::domain::pipeline::Delivery;
 use crate::domain::record::Outgoing;
+use crate::domain::settlement::{Choice, Commit, Outbound, Refusal, Unwritten, Written};
 use crate::kafka::connection::{BATCH_BYTES, Connection, LogContext, QUEUE_BYTES};
 use crate::kafka::record::to_future_record;
 
@@ -49,46 +54,58 @@ type Producer = FutureProducer<LogContext>;
 
 /// Writes retry records and dead letters.
 pub(super) struct Writer {
-    connection: Connection,
-    delivery: Delivery,
-    /// Names this worker to the coordinator of transactions; no other living worker has the same.
-    transactional_id: String,
+    settings: Arc<WriterSettings>,
+    /// The end of the transactional id, which no other living producer has.
+    suffix: Mutex<String>,
     /// Made when there is something to write, and again when it cannot go on.
     producer: Mutex<Option<Producer>>,
-    scribe: Scribe,
-    retry_topic: Arc<str>,
-    member: Member,
 }
 
-/// A record that waits to be written.
+/// What the writers of a stage share.
+pub(super) struct WriterSettings {
+    pub connection: Connection,
+    pub delivery: Delivery,
+    /// Names this worker to the coordinator of transactions; no other living worker has the same.
+    pub transactional_id: String,
+    pub scribe: Scribe,
+    pub retry_topic: Arc<str>,
+    pub member: Member,
+    /// Ends of transactional ids that are not in use, for producers whose transaction cannot be ended. Few, as each is remembered by
+    /// Kafka for a week; the one that was used last is the last to be used again.
+    pub spare: Mutex<VecDeque<String>>,
+}
+
+/// The ends of the transactional ids of the second writer.
+const SECOND: &str = "-retry";
+const SPARES: std::ops::RangeInclusive<u32> = 2..=8;
+
+/// A record that is to be written.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Unsent {
     pub route: Route,
+    /// Where it goes.
+    topic: Arc<str>,
     /// How much of it is written.
     extent: Extent,
-    /// Whether it has to be written alone, because Kafka found a request too large that it was in.
-    pub alone: bool,
-    /// Why its topic has just not taken it, if it was tried and that is known.
-    pub refused: Option<Refused>,
+    /// It was found too large in a request of its own.
+    has_to_shrink: bool,
 }
 
-/// Why a topic does not take a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// Its partition could not be reached in time.
-    Away,
-    /// Kafka says no.
-    Refused,
-}
+impl Outbound for Unsent {
+    fn offset(&self) -> i64 {
+        self.route.work.record.offset
+    }
 
-impl From<Route> for Waiting {
-    fn from(route: Route) -> Self {
-        Self { route, extent: Extent::Whole, alone: false, refused: None }
+    fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    fn bytes(&self) -> usize {
+        self.route.work.record.footprint()
     }
 }
 
-/// What comes of writing one record.
-pub(super) type Written = Result<Waiting, Waiting>;
+type Results = Vec<Written<Unsent>>;
 
 /// Why a round was not committed.
 #[derive(Debug, thiserror::Error)]
@@ -101,30 +118,45 @@ enum Failed {
     Unknown(#[source] KafkaError),
 }
 
-impl Writer {
-    pub fn new(
-        connection: &Connection,
-        delivery: Delivery,
-        transactional_id: String,
-        scribe: Scribe,
-        retry_topic: Arc<str>,
-        member: Member,
-    ) -> Self {
-        let (connection, producer) = (connection.clone(), Mutex::default());
-        Self { connection, delivery, transactional_id, producer, scribe, retry_topic, member }
+impl WriterSettings {
+    /// The ends of transactional ids that are free at the start.
+    pub fn spare() -> Mutex<VecDeque<String>> {
+        Mutex::new(SPARES.map(|number| format!("{SECOND}-{number}")).collect())
     }
 
-    /// Writes a round. With exactly-once delivery its commits are made too, and either all of its records are written or
-    /// none is.
-    pub async fn write(self: Arc<Self>, round: Vec<Waiting>, commits: &[Commit]) -> Vec<Written> {
-        let producer = match self.clone().producer().await {
-            Ok(producer) => producer,
-            Err(error) => return self.put_back(round, &error),
-        };
-        match self.delivery {
-            Delivery::AtLeastOnce => self.send_all(&producer, round).await,
-            Delivery::ExactlyOnce => self.write_in_transaction(producer, round, commits).await,
+    /// A record that is to be written.
+    pub fn unsent(&self, route: Route) -> Unsent {
+        let topic = self.topic(&route);
+        Unsent { route, topic, extent: Extent::Whole, has_to_shrink: false }
+    }
+
+    /// Where a record goes.
+    fn topic(&self, route: &Route) -> Arc<str> {
+        match route.to {
+            Destination::Retry { .. } => self.retry_topic.clone(),
+            Destination::DeadLetter { .. } => route.dead_letter_topic.clone(),
         }
+    }
+
+    fn outgoing(&self, unsent: &Unsent) -> Outgoing {
+        let Route { work, failure, failed_at, to, dead_letter_topic } = &unsent.route;
+        let failed = FailedRecord { record: &work.record, provenance: &work.past, failure, failed_at: *failed_at };
+        match to {
+            Destination::Retry { due, .. } => self.scribe.retry(failed, *due, &self.retry_topic),
+            Destination::DeadLetter { reason } => {
+                self.scribe.dead_letter(failed, *reason, dead_letter_topic, unsent.extent)
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// The two writers of a stage.
+    pub fn pair(settings: &Arc<WriterSettings>) -> [Arc<Self>; 2] {
+        ["", SECOND].map(|suffix| {
+            let (settings, suffix, producer) = (settings.clone(), Mutex::new(suffix.into()), Mutex::default());
+            Arc::new(Self { settings, suffix, producer })
+        })
     }
 
     /// Makes ready to write, so that what a worker of the same name has left open is ended. Failing is no matter: it is
@@ -135,47 +167,114 @@ impl Writer {
         }
     }
 
-    async fn write_in_transaction(
-        self: Arc<Self>,
-        producer: Producer,
-        round: Vec<Waiting>,
-        commits: &[Commit],
-    ) -> Vec<Written> {
+    /// Ends what a worker of the same name has left open, of a writer that may have nothing to write for long.
+    pub async fn end_open_transaction(self: Arc<Self>) {
+        if self.settings.delivery == Delivery::ExactlyOnce {
+            self.clone().prepare().await;
+            self.discard();
+        }
+    }
+
+    /// Writes a round. With exactly-once delivery its commits are made too, and either all of its records are written or
+    /// none is. Also says whether the transaction was left open: where a record was refused, it may take long to abort it.
+    pub async fn write(self: Arc<Self>, round: Vec<Unsent>, commits: Vec<Commit>) -> (Results, bool) {
+        let producer = match self.clone().producer().await {
+            Ok(producer) => producer,
+            Err(error) => return (self.put_back(round, &error), false),
+        };
+        if self.settings.delivery == Delivery::AtLeastOnce {
+            return (self.send_all(&producer, round).await, false);
+        }
         if let Err(error) = producer.begin_transaction() {
             self.discard();
-            return self.put_back(round, &error);
+            return (self.put_back(round, &error), false);
         }
         let written = self.send_all(&producer, round).await;
-        let all = written.iter().all(Result::is_ok);
-        let ended = match all {
-            true => self.clone().commit(&producer, commits).await,
-            false => Err(Failed::Aborted(KafkaError::Canceled)),
+        if written.iter().any(|written| written.as_ref().is_err_and(|unwritten| unwritten.refusal.is_some())) {
+            return (undo(written), true);
+        }
+        let ended = match written.iter().all(Result::is_ok) {
+            true => self.clone().commit_transaction(producer, &commits).await,
+            false => Err(KafkaError::Canceled),
         };
-        let error = match ended {
-            Ok(()) => return written,
+        match ended {
+            Ok(()) => (written, false),
+            // When a record could not be sent, that was said.
+            Err(error) => (self.put_back(undo(written).into_iter().map(record_of).collect(), &error), false),
+        }
+    }
+
+    /// Writes records, all at once or one after the other until one is refused. With exactly-once delivery the transaction is
+    /// left open when all are written, and aborted when not.
+    pub async fn deliver(self: Arc<Self>, records: Vec<Unsent>, choice: Choice) -> Results {
+        let producer = match self.clone().producer().await {
+            Ok(producer) => producer,
+            Err(error) => return self.put_back(records, &error),
+        };
+        if self.settings.delivery == Delivery::ExactlyOnce
+            && let Err(error) = producer.begin_transaction()
+        {
+            self.discard();
+            return self.put_back(records, &error);
+        }
+        let written = match choice {
+            Choice::Fresh => self.send_all(&producer, records).await,
+            Choice::Again => self.send_one_by_one(&producer, records).await,
+        };
+        if self.settings.delivery == Delivery::ExactlyOnce && !written.iter().all(Result::is_ok) {
+            self.recover().await;
+        }
+        written
+    }
+
+    /// Commits in the transaction that was left open, and ends it. Returns whether it counts.
+    pub async fn commit_delivered(self: Arc<Self>, commits: Vec<Commit>) -> bool {
+        let Some(producer) = self.held().clone() else { return false };
+        let ended = self.clone().commit_transaction(producer, &commits).await;
+        if let Err(error) = &ended {
+            debug!(%error, "could not commit what a topic took after all, it is written again");
+        }
+        ended.is_ok()
+    }
+
+    /// Aborts the transaction that was left open. If it cannot be aborted, a new producer of the same name ends it; and if it
+    /// cannot be ended, because the leader of a partition is away for instance, the writer goes on under another name.
+    pub async fn recover(self: Arc<Self>) {
+        let Some(producer) = self.held().clone() else { return };
+        self.clone().abort(producer).await;
+        if self.held().is_some() {
+            return;
+        }
+        let Err(error) = self.clone().producer().await else { return };
+        let spare = lock(&self.settings.spare).pop_front();
+        let Some(spare) = spare else { return };
+        let old = std::mem::replace(&mut *lock(&self.suffix), spare);
+        warn!(%error, id = self.settings.transactional_id, old, "a transaction cannot be ended: going on without it");
+        lock(&self.settings.spare).push_back(old);
+    }
+
+    /// Sends the offsets and ends the transaction, one way or the other.
+    async fn commit_transaction(self: Arc<Self>, producer: Producer, commits: &[Commit]) -> KafkaResult<()> {
+        match self.clone().commit(&producer, commits).await {
+            Ok(()) => Ok(()),
             Err(Failed::Aborted(error)) => {
-                self.clone().abort(producer).await;
-                error
+                self.abort(producer).await;
+                Err(error)
             }
             Err(Failed::Unknown(error)) => {
-                warn!(%error, "it is not known whether a transaction was committed: asking the coordinator");
                 drop(producer);
-                if self.clone().was_committed(commits).await {
-                    return written;
-                }
-                error
+                warn!(%error, "it is not known whether a transaction was committed: asking the coordinator");
+                if self.was_committed(commits).await { Ok(()) } else { Err(error) }
             }
-        };
-        // When a record could not be sent, that was said.
-        self.put_back(written.into_iter().map(|written| written.unwrap_or_else(|waiting| waiting)).collect(), &error)
+        }
     }
 
     /// Sends the offsets and ends the transaction.
     async fn commit(self: Arc<Self>, producer: &Producer, commits: &[Commit]) -> Result<(), Failed> {
         let (writer, sender, commits) = (self.clone(), producer.clone(), commits.to_vec());
         let sent = patiently(move || {
-            let list = writer.member.list(&commits)?;
-            let credentials = writer.member.credentials(&commits).ok_or(KafkaError::Canceled)?;
+            let list = writer.settings.member.list(&commits)?;
+            let credentials = writer.settings.member.credentials(&commits).ok_or(KafkaError::Canceled)?;
             until_answered(|| sender.send_offsets_to_transaction(&list, &credentials, STEP_TIMEOUT))
         });
         sent.await.unwrap_or_else(|| {
@@ -209,7 +308,7 @@ impl Writer {
         let partitions: Vec<_> = commits.iter().map(|commit| commit.partition).collect();
         let is_here = |committed: &BTreeMap<i32, (i64, String)>| {
             // What is somebody else's by now says nothing: whoever has it may have committed just the same.
-            let ours: Vec<_> = commits.iter().filter(|commit| self.member.holds(commit)).collect();
+            let ours: Vec<_> = commits.iter().filter(|commit| self.settings.member.holds(commit)).collect();
             let is_here = |commit: &&Commit| {
                 committed
                     .get(&commit.partition)
@@ -221,7 +320,7 @@ impl Writer {
             let ended = self.clone().producer().await;
             let (writer, partitions) = (self.clone(), partitions.clone());
             let answer = match ended {
-                Ok(_) => blocking(move || writer.member.committed(&partitions)).await,
+                Ok(_) => blocking(move || writer.settings.member.committed(&partitions)).await,
                 Err(error) => Some(Err(error)),
             };
             match answer {
@@ -234,9 +333,22 @@ impl Writer {
         }
     }
 
-    async fn send_all(&self, producer: &Producer, round: Vec<Waiting>) -> Vec<Written> {
+    async fn send_all(&self, producer: &Producer, round: Vec<Unsent>) -> Results {
         let told = Mutex::default();
-        join_all(round.into_iter().map(|waiting| self.send(producer, waiting, &told))).await
+        join_all(round.into_iter().map(|unsent| self.send(producer, unsent, &told))).await
+    }
+
+    async fn send_one_by_one(&self, producer: &Producer, records: Vec<Unsent>) -> Results {
+        let (told, mut written, mut has_failed) = (Mutex::default(), Vec::with_capacity(records.len()), false);
+        for unsent in records {
+            let result = match has_failed {
+                true => Err(Unwritten { record: unsent, refusal: None }),
+                false => self.send(producer, unsent, &told).await,
+            };
+            has_failed |= result.is_err();
+            written.push(result);
+        }
+        written
     }
 
     /// Sends one record, and returns it once it is acknowledged or cannot be. One that Kafka finds too large asks for less
@@ -244,34 +356,38 @@ impl Writer {
     async fn send(
         &self,
         producer: &Producer,
-        mut waiting: Waiting,
+        mut unsent: Unsent,
         told: &Mutex<Vec<(Arc<str>, KafkaError)>>,
-    ) -> Written {
-        let outgoing = self.outgoing(&waiting);
-        waiting.refused = None;
+    ) -> Written<Unsent> {
+        let outgoing = self.settings.outgoing(&unsent);
         let sent = match enqueue(producer, &outgoing).await {
             Ok(delivery) => match delivery.await {
-                Ok(Ok(_)) => return Ok(waiting),
+                Ok(Ok(_)) => return Ok(unsent),
                 Ok(Err((error, _))) => error,
                 Err(_) => KafkaError::Canceled,
             },
             Err(error) => error,
         };
-        let (partition, offset) = (waiting.route.work.record.partition, waiting.route.work.record.offset);
-        let (topic, to) = (&*waiting.route.work.record.topic, &*outgoing.topic);
-        match sent {
+        let (partition, offset) = (unsent.route.work.record.partition, unsent.route.work.record.offset);
+        let (topic, to) = (&*unsent.route.work.record.topic, &*outgoing.topic);
+        let refusal = match sent {
             KafkaError::MessageProduction(Code::MessageSizeTooLarge | Code::QueueFull) => {
                 debug!(topic, partition, offset, to, "too large for Kafka");
                 // A broker refuses a request as if each record in it were too large.
-                let was_alone = std::mem::replace(&mut waiting.alone, true) || outgoing.bytes() >= BATCH_BYTES;
+                let was_alone = std::mem::replace(&mut unsent.has_to_shrink, true) || outgoing.bytes() >= BATCH_BYTES;
                 if was_alone {
-                    shrink(&mut waiting.route, &mut waiting.extent);
+                    shrink(&mut unsent.route, &mut unsent.extent);
+                    unsent.topic = self.settings.topic(&unsent.route);
                 }
+                Some(Refusal::TooLarge)
             }
-            KafkaError::MessageProduction(Code::PurgeQueue | Code::PurgeInflight) => {}
+            // It was not asked about itself: another one was refused.
+            KafkaError::MessageProduction(Code::PurgeQueue | Code::PurgeInflight | Code::InvalidDifferentRecord) => {
+                None
+            }
             error => {
                 let failure = (outgoing.topic.clone(), error.clone());
-                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut told = lock(told);
                 if told.contains(&failure) {
                     debug!(topic, partition, offset, to, %error, "could not write a record, it is tried again");
                 } else {
@@ -279,43 +395,26 @@ impl Writer {
                     told.push(failure);
                 }
                 match error {
-                    KafkaError::MessageProduction(Code::Fatal) => self.discard(),
-                    // Its brokers may be back any time.
-                    KafkaError::MessageProduction(Code::MessageTimedOut) => waiting.refused = Some(Refused::Away),
-                    KafkaError::MessageProduction(_) => waiting.refused = Some(Refused::Refused),
-                    _ => {}
+                    KafkaError::MessageProduction(Code::Fatal) => {
+                        self.discard();
+                        None
+                    }
+                    KafkaError::MessageProduction(Code::MessageTimedOut) => Some(Refusal::Away),
+                    KafkaError::MessageProduction(_) => Some(Refusal::Refused),
+                    _ => None,
                 }
             }
-        }
-        Err(waiting)
+        };
+        Err(Unwritten { record: unsent, refusal })
     }
 
-    /// Where a record goes.
-    pub fn topic<'a>(&'a self, route: &'a Route) -> &'a Arc<str> {
-        match route.to {
-            Destination::Retry { .. } => &self.retry_topic,
-            Destination::DeadLetter { .. } => &route.dead_letter_topic,
-        }
-    }
-
-    fn outgoing(&self, waiting: &Waiting) -> Outgoing {
-        let Route { work, failure, failed_at, to, dead_letter_topic } = &waiting.route;
-        let failed = FailedRecord { record: &work.record, provenance: &work.past, failure, failed_at: *failed_at };
-        match to {
-            Destination::Retry { due, .. } => self.scribe.retry(failed, *due, &self.retry_topic),
-            Destination::DeadLetter { reason } => {
-                self.scribe.dead_letter(failed, *reason, dead_letter_topic, waiting.extent)
-            }
-        }
-    }
-
-    fn put_back(&self, round: Vec<Waiting>, error: &KafkaError) -> Vec<Written> {
+    fn put_back(&self, round: Vec<Unsent>, error: &KafkaError) -> Results {
         let records = round.len();
         match error {
             // The group is in a rebalance, or we are no longer in it: that is said elsewhere.
             KafkaError::Canceled => debug!(records, "could not write records now"),
             KafkaError::Transaction(error) if error.code() == Code::TransactionalIdAuthorizationFailed => {
-                let id = &self.transactional_id;
+                let id = self.transactional_id();
                 warn!(
                     records,
                     id,
@@ -327,7 +426,11 @@ impl Writer {
             }
             error => warn!(records, %error, "could not write records, they are tried again"),
         }
-        round.into_iter().map(Err).collect()
+        round.into_iter().map(|record| Err(Unwritten { record, refusal: None })).collect()
+    }
+
+    fn transactional_id(&self) -> String {
+        format!("{}{}", self.settings.transactional_id, lock(&self.suffix))
     }
 
     /// The producer; one that is made first ends what another of its name has left open.
@@ -337,11 +440,11 @@ impl Writer {
         }
         let made = {
             let writer = self.clone();
-            patiently(move || match writer.delivery {
-                Delivery::AtLeastOnce => writer.connection.producer(DELIVERY_TIMEOUT),
+            patiently(move || match writer.settings.delivery {
+                Delivery::AtLeastOnce => writer.settings.connection.producer(DELIVERY_TIMEOUT),
                 Delivery::ExactlyOnce => {
-                    let id = &writer.transactional_id;
-                    let producer = writer.connection.transactional_producer(id, DELIVERY_TIMEOUT)?;
+                    let id = writer.transactional_id();
+                    let producer = writer.settings.connection.transactional_producer(&id, DELIVERY_TIMEOUT)?;
                     producer.init_transactions(STEP_TIMEOUT)?;
                     Ok(producer)
                 }
@@ -366,8 +469,24 @@ impl Writer {
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Option<Producer>> {
-        self.producer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.producer)
     }
+}
+
+/// The records of a transaction that does not count, those that were refused with why.
+fn undo(written: Results) -> Results {
+    written
+        .into_iter()
+        .map(|written| Err(written.map_or_else(|it| it, |record| Unwritten { record, refusal: None })))
+        .collect()
+}
+
+fn record_of(written: Written<Unsent>) -> Unsent {
+    written.unwrap_or_else(|unwritten| unwritten.record)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts a record into the producer's queue, once there is room for it. One that there can never be room for is refused.

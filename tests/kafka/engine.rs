@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use lazaret::domain::load::{Pause, STAGE_BYTES};
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::counter::Counter;
-use lazaret::worker::load::{Pause, STAGE_BYTES};
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::{Value, json};
 

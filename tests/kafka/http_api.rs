@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lazaret::domain::decide::Reason;
+use lazaret::domain::load::Load;
 use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::observer::Reachability;
-use lazaret::worker::load::Load;
 use lazaret::worker::metrics::BreakerView;
 use lazaret::worker::peers::Peers;
 use lazaret::worker::processor::FaultSwitch;

@@ -111,16 +111,30 @@ async fn a_dead_letter_topic_that_does_not_exist_holds_up_no_other_records_of_at
     one_topic_that_takes_nothing_holds_up_no_other("missing-at-least", "AtLeastOnce", delete, make).await;
 }
 
+/// Has a topic refuse whatever is written to it, or not: any record is too old.
+async fn set_age(topic: &str, age: i64) {
+    let topics = Topics::new(&Connection::new(kafka())).unwrap();
+    let found = topics.describe(topic).await.unwrap().unwrap();
+    let config = [("message.timestamp.before.max.ms".to_owned(), age.to_string())].into();
+    let (partitions, name) = (found.partitions.unwrap(), topic.into());
+    let plan = TopicPlan { name, partitions, replicas: -1, config, manage: true, force: false };
+    topics.alter(&plan, &found).await.unwrap();
+}
+
+async fn refuse(topic: &str) {
+    set_age(topic, 0).await;
+}
+
+async fn accept(topic: &str) {
+    set_age(topic, i64::MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others() {
+    one_topic_that_takes_nothing_holds_up_no_other("refuses", "ExactlyOnce", refuse, accept).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others_of_at_least_once() {
-    let set = async |topic: &str, age: i64| {
-        let topics = Topics::new(&Connection::new(kafka())).unwrap();
-        let found = topics.describe(topic).await.unwrap().unwrap();
-        let config = [("message.timestamp.before.max.ms".to_owned(), age.to_string())].into();
-        let (partitions, name) = (found.partitions.unwrap(), topic.into());
-        let plan = TopicPlan { name, partitions, replicas: -1, config, manage: true, force: false };
-        topics.alter(&plan, &found).await.unwrap();
-    };
-    let (refuse, accept) = (async |topic: &str| set(topic, 0).await, async |topic: &str| set(topic, i64::MAX).await);
-    one_topic_that_takes_nothing_holds_up_no_other("refuses", "AtLeastOnce", refuse, accept).await;
+    one_topic_that_takes_nothing_holds_up_no_other("refuses-at-least", "AtLeastOnce", refuse, accept).await;
 }

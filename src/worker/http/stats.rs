@@ -9,10 +9,10 @@ use axum::Json;
 use axum::extract::State;
 
 use super::{Api, StageView};
+use crate::domain::load::Load;
 use crate::domain::stats::{
     BreakerState, Buffered, CircuitBreaker, Counts, LatenessMs, PartitionStats, StageStats, Stats,
 };
-use crate::worker::load::Load;
 use crate::worker::metrics::BreakerView;
 
 /// Shows what the stages of this process did and hold.

@@ -5,14 +5,14 @@
 //! pause throws away what was fetched ahead.
 //!
 //! Records that wait to become due are bounded by their number alone: where they take too much memory, their bytes are let
-//! go of (see [`crate::domain::pending`]).
+//! go of (see [`super::pending`]).
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 
-use crate::domain::commit_metadata::MAX_BYTES;
-use crate::domain::time::Timestamp;
+use super::commit_metadata::MAX_BYTES;
+use super::time::Timestamp;
 
 /// The memory that the records of one stage may take, over all its partitions, besides those that wait to become due.
 pub const STAGE_BYTES: usize = 64 << 20;
@@ -172,6 +172,11 @@ impl Load {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Relaxed) + self.pending_bytes.load(Relaxed)
+    }
+
+    /// Bytes held, without those of records that wait to become due.
+    pub fn charged(&self) -> usize {
+        self.bytes.load(Relaxed)
     }
 
     /// Records that wait to become due.
