@@ -57,7 +57,7 @@ use settle::Settle;
 use source::Source;
 use spans::{Spans, Traces};
 use throttle::Throttle;
-use writer::WriterSettings;
+use writer::{Ids, WriterSettings};
 
 /// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
 const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -156,9 +156,8 @@ impl Worker {
         let consumer = Arc::new(consumer);
         let member = Member::new(&consumer);
         let id = format!("{group_id}-{identity}");
-        let (retry_topic, spare) = (pipeline.retry.topic.clone(), WriterSettings::spare());
-        let settings =
-            WriterSettings { connection, delivery, transactional_id: id, scribe, retry_topic, member, spare };
+        let (retry_topic, ids) = (pipeline.retry.topic.clone(), Ids::default());
+        let settings = WriterSettings { connection, delivery, transactional_id: id, scribe, retry_topic, member, ids };
         let settle = Settle::new(settings, metrics, inbox);
         let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
         consumer.subscribe(&[topic])?;

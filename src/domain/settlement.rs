@@ -84,18 +84,15 @@ pub enum Step<R> {
     /// Commit. Answered by [`Settlement::end_commit`].
     Commit(Vec<Commit>),
     /// Write records, with [`Delivery::ExactlyOnce`] in one transaction with these commits. Answered by
-    /// [`Settlement::end_write`].
+    /// [`Settlement::end_write`]: one whose abort takes long is left to itself, so that the next round does not wait for it.
     Write(Vec<R>, Vec<Commit>),
     /// Write records of one topic with the second producer. With [`Delivery::ExactlyOnce`] its transaction stays open if all are
     /// written, else it is aborted. Answered by [`Settlement::end_delivery`].
     Deliver(Vec<R>, Choice),
     /// Commit in the transaction that is open, and end it. Answered by [`Settlement::end_delivered`].
     CommitDelivered(Vec<Commit>),
-    /// Abort the transaction that is open. Answered by [`Settlement::end_recovery`].
+    /// Abort the transaction that is open. Nothing is to be answered.
     AbortDelivered,
-    /// Let the two producers change places, then abort the transaction that the last write has left open: that may take
-    /// long. Answered by [`Settlement::end_recovery`].
-    ChangePlaces,
     /// Let go of an assignment. Nothing is to be answered.
     Release {
         /// The assignment.
@@ -146,8 +143,8 @@ enum Second<R> {
     Writes(Arc<str>, Choice, Vec<Tried>),
     /// It has written them, and their commit waits for its turn, or is under way.
     HasWritten(Arc<str>, Choice, Vec<(Tried, R)>),
-    /// It aborts a transaction.
-    Recovers,
+    /// It is made ready.
+    Prepares,
 }
 
 /// What is to be settled of a stage.
@@ -159,8 +156,6 @@ pub struct Settlement<R> {
     aside: BTreeMap<Arc<str>, Aside<R>>,
     round: Round,
     second: Second<R>,
-    /// The first producer has a transaction open that has to be aborted.
-    has_to_recover: bool,
     commit_at: Instant,
     /// After a round that failed: when the next one may start, and how long the pause was.
     pause: Option<(Instant, Duration)>,
@@ -170,16 +165,14 @@ pub struct Settlement<R> {
 }
 
 impl<R: Outbound> Settlement<R> {
-    /// Nothing is to be settled yet, and the producers are made ready: see [`end_preparation`](Self::end_preparation) and
-    /// [`end_recovery`](Self::end_recovery).
+    /// Nothing is to be settled yet, and the producers are made ready.
     pub fn new(delivery: Delivery, now: Instant) -> Self {
         Self {
             delivery,
             books: BTreeMap::new(),
             aside: BTreeMap::new(),
             round: Round::Prepare,
-            second: Second::Recovers,
-            has_to_recover: false,
+            second: Second::Prepares,
             commit_at: now + COMMIT_INTERVAL,
             pause: None,
             served: None,
@@ -233,10 +226,6 @@ impl<R: Outbound> Settlement<R> {
             return Some(release);
         }
         self.take_back(now);
-        if self.has_to_recover && matches!(self.second, Second::Nothing) {
-            (self.second, self.has_to_recover) = (Second::Recovers, false);
-            return Some(Step::ChangePlaces);
-        }
         self.next_round(now).or_else(|| self.next_delivery(now))
     }
 
@@ -284,9 +273,6 @@ impl<R: Outbound> Settlement<R> {
 
     /// Writes what waits for topics that take records. Each partition has a share of the round.
     fn write(&mut self, now: Instant) -> Option<Step<R>> {
-        if self.has_to_recover {
-            return None;
-        }
         let (is_releasing, served) = (self.is_releasing(), self.served);
         let wants = |book: &Book<R>| (!is_releasing || book.release.is_some()) && book.wants_to_write(now);
         let mut wanting: Vec<_> = self.books.iter().filter(|(_, book)| wants(book)).map(|(id, _)| *id).collect();
@@ -380,7 +366,6 @@ impl<R: Outbound> Settlement<R> {
                 }
                 _ => {
                     self.put_back_delivered(now);
-                    self.second = Second::Recovers;
                     return Some(Step::AbortDelivered);
                 }
             }
@@ -390,8 +375,13 @@ impl<R: Outbound> Settlement<R> {
     }
 
     /// Takes note that the first producer is ready.
-    pub fn end_preparation(&mut self) {
+    pub fn begin_rounds(&mut self) {
         self.round = Round::None;
+    }
+
+    /// Takes note that the second producer is ready.
+    pub fn begin_deliveries(&mut self) {
+        self.second = Second::Nothing;
     }
 
     /// Takes note of how a commit has ended.
@@ -408,10 +398,9 @@ impl<R: Outbound> Settlement<R> {
     }
 
     /// Takes note of what was written, in the order in which it was to be; with exactly-once delivery that is all or nothing.
-    /// `has_to_recover`: the transaction was left open. Returns what was written.
-    pub fn end_write(&mut self, written: Vec<Written<R>>, has_to_recover: bool, now: Instant) -> Vec<R> {
+    /// Returns what was written.
+    pub fn end_write(&mut self, written: Vec<Written<R>>, now: Instant) -> Vec<R> {
         let Round::Write(assignments, commits) = std::mem::replace(&mut self.round, Round::None) else { return vec![] };
-        self.has_to_recover = has_to_recover;
         self.leave_round(&commits);
         let (mut done, mut failed, mut refused) = (vec![], vec![], false);
         for (assignment, written) in assignments.into_iter().zip(written) {
@@ -485,11 +474,6 @@ impl<R: Outbound> Settlement<R> {
         };
         self.aside.entry(topic).and_modify(|aside| aside.note_success(choice, now));
         self.finish_aside(done)
-    }
-
-    /// Takes note that the second producer has no transaction open any more.
-    pub fn end_recovery(&mut self) {
-        self.second = Second::Nothing;
     }
 
     fn end_round(&mut self, has_failed: bool, now: Instant) {
@@ -574,7 +558,7 @@ impl<R: Outbound> Settlement<R> {
     fn take_back(&mut self, now: Instant) {
         let busy = match &self.second {
             Second::Writes(topic, ..) | Second::HasWritten(topic, ..) => Some(topic.clone()),
-            Second::Nothing | Second::Recovers => None,
+            Second::Nothing | Second::Prepares => None,
         };
         let is_over = |topic: &Arc<str>, aside: &Aside<R>| busy.as_ref() != Some(topic) && aside.is_over(now);
         let over: Vec<_> = self.aside.extract_if(.., |topic, aside| is_over(topic, aside)).collect();

@@ -35,12 +35,12 @@ pub(super) struct Settle {
 
 /// A step that was done.
 enum Ended {
-    Preparation,
+    FirstIsReady,
+    SecondIsReady,
     Commit(bool),
-    Write(Vec<Written<Unsent>>, bool),
+    Write(Vec<Written<Unsent>>),
     Delivery(Vec<Written<Unsent>>),
     Delivered(bool),
-    Recovery,
 }
 
 impl Settle {
@@ -54,8 +54,8 @@ impl Settle {
 
     /// Runs until everybody who could send something is gone.
     pub async fn run(mut self, _fail_on_panic: FailOnPanic) {
-        self.doing.push(self.first.clone().prepare().map(|()| Ended::Preparation).boxed());
-        self.doing.push(self.second.clone().end_open_transaction().map(|()| Ended::Recovery).boxed());
+        self.doing.push(self.first.clone().prepare().map(|()| Ended::FirstIsReady).boxed());
+        self.doing.push(self.second.clone().end_open_transaction().map(|()| Ended::SecondIsReady).boxed());
         loop {
             while let Some(step) = self.settlement.next(now()) {
                 self.start(step);
@@ -100,19 +100,12 @@ impl Settle {
     fn start(&mut self, step: Step<Unsent>) {
         let doing = match step {
             Step::Commit(commits) => commit(self.settings.clone(), commits).map(Ended::Commit).boxed(),
-            Step::Write(records, commits) => {
-                let writing = self.first.clone().write(records, commits);
-                writing.map(|(written, has_to_recover)| Ended::Write(written, has_to_recover)).boxed()
-            }
+            Step::Write(records, commits) => self.first.clone().write(records, commits).map(Ended::Write).boxed(),
             Step::Deliver(records, choice) => self.second.clone().deliver(records, choice).map(Ended::Delivery).boxed(),
             Step::CommitDelivered(commits) => {
                 self.second.clone().commit_delivered(commits).map(Ended::Delivered).boxed()
             }
-            Step::AbortDelivered => self.second.clone().recover().map(|()| Ended::Recovery).boxed(),
-            Step::ChangePlaces => {
-                std::mem::swap(&mut self.first, &mut self.second);
-                self.second.clone().recover().map(|()| Ended::Recovery).boxed()
-            }
+            Step::AbortDelivered => return self.second.clone().leave(),
             Step::Release { assignment, partition, is_committed, is_clean } => {
                 if !is_committed {
                     warn!(partition, "could not commit on hand-over: records may be processed again");
@@ -128,10 +121,10 @@ impl Settle {
     fn end(&mut self, ended: Ended) {
         let (settlement, now) = (&mut self.settlement, now());
         let written = match ended {
-            Ended::Preparation => return settlement.end_preparation(),
-            Ended::Recovery => return settlement.end_recovery(),
+            Ended::FirstIsReady => return settlement.begin_rounds(),
+            Ended::SecondIsReady => return settlement.begin_deliveries(),
             Ended::Commit(is_committed) => return settlement.end_commit(is_committed, now),
-            Ended::Write(written, has_to_recover) => settlement.end_write(written, has_to_recover, now),
+            Ended::Write(written) => settlement.end_write(written, now),
             Ended::Delivery(written) => settlement.end_delivery(written, now),
             Ended::Delivered(is_committed) => settlement.end_delivered(is_committed, now),
         };

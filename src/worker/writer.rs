@@ -4,14 +4,15 @@
 //! and a worker that was taken for dead is refused as a whole. With [`Delivery::AtLeastOnce`] the records are written and
 //! the commit comes later.
 //!
-//! A stage has two of these. The first one writes the rounds, the second one tries what a topic has refused: an attempt takes
-//! seconds then, and the transaction may take a minute to be aborted (librdkafka 2.12.1, when a broker refuses a record of
-//! it).
+//! A stage has two of these. The first one writes the rounds, the second one tries what a topic has refused, which may take
+//! seconds each time. To abort a transaction may take for ever: Kafka has to write its end to every partition that it
+//! touched, also to one that has no leader or too few in-sync replicas. So it is aborted in the background where a record of
+//! it was refused, and the writer goes on under another transactional id.
 //!
 //! Once a record is on its way to another topic its processor is not asked again: what is not written is put back, and
 //! tried again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,10 +56,15 @@ type Producer = FutureProducer<LogContext>;
 /// Writes retry records and dead letters.
 pub(super) struct Writer {
     settings: Arc<WriterSettings>,
-    /// The end of the transactional id, which no other living producer has.
-    suffix: Mutex<String>,
     /// Made when there is something to write, and again when it cannot go on.
-    producer: Mutex<Option<Producer>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    producer: Option<Producer>,
+    /// Which of the worker's transactional ids it has, `None` before the first.
+    id: Option<u8>,
 }
 
 /// What the writers of a stage share.
@@ -70,14 +76,18 @@ pub(super) struct WriterSettings {
     pub scribe: Scribe,
     pub retry_topic: Arc<str>,
     pub member: Member,
-    /// Ends of transactional ids that are not in use, for producers whose transaction cannot be ended. Few, as each is remembered by
-    /// Kafka for a week; the one that was used last is the last to be used again.
-    pub spare: Mutex<VecDeque<String>>,
+    pub ids: Ids,
 }
 
-/// The ends of the transactional ids of the second writer.
-const SECOND: &str = "-retry";
-const SPARES: std::ops::RangeInclusive<u32> = 2..=8;
+/// The transactional ids of a worker that no producer uses. The lowest is taken first, so that Kafka, which remembers each for a
+/// week, gets to know few of them.
+pub(super) struct Ids(Mutex<BTreeSet<u8>>);
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self(Mutex::new((0..8).collect()))
+    }
+}
 
 /// A record that is to be written.
 #[derive(Debug)]
@@ -119,9 +129,26 @@ enum Failed {
 }
 
 impl WriterSettings {
-    /// The ends of transactional ids that are free at the start.
-    pub fn spare() -> Mutex<VecDeque<String>> {
-        Mutex::new(SPARES.map(|number| format!("{SECOND}-{number}")).collect())
+    /// The transactional id of this number: of the first two, the second one is for what is tried again.
+    fn transactional_id(&self, number: u8) -> String {
+        match number {
+            0 => self.transactional_id.clone(),
+            1 => format!("{}-retry", self.transactional_id),
+            _ => format!("{}-retry-{number}", self.transactional_id),
+        }
+    }
+
+    /// Makes a producer. One that is made first ends what another of its name has left open. It blocks.
+    fn make(&self, number: u8) -> KafkaResult<Producer> {
+        match self.delivery {
+            Delivery::AtLeastOnce => self.connection.producer(DELIVERY_TIMEOUT),
+            Delivery::ExactlyOnce => {
+                let id = self.transactional_id(number);
+                let producer = self.connection.transactional_producer(&id, DELIVERY_TIMEOUT)?;
+                producer.init_transactions(STEP_TIMEOUT)?;
+                Ok(producer)
+            }
+        }
     }
 
     /// A record that is to be written.
@@ -153,9 +180,10 @@ impl WriterSettings {
 impl Writer {
     /// The two writers of a stage.
     pub fn pair(settings: &Arc<WriterSettings>) -> [Arc<Self>; 2] {
-        ["", SECOND].map(|suffix| {
-            let (settings, suffix, producer) = (settings.clone(), Mutex::new(suffix.into()), Mutex::default());
-            Arc::new(Self { settings, suffix, producer })
+        [0, 1].map(|id| {
+            lock(&settings.ids.0).remove(&id);
+            let held = Mutex::new(Held { producer: None, id: Some(id) });
+            Arc::new(Self { settings: settings.clone(), held })
         })
     }
 
@@ -176,31 +204,32 @@ impl Writer {
     }
 
     /// Writes a round. With exactly-once delivery its commits are made too, and either all of its records are written or
-    /// none is. Also says whether the transaction was left open: where a record was refused, it may take long to abort it.
-    pub async fn write(self: Arc<Self>, round: Vec<Unsent>, commits: Vec<Commit>) -> (Results, bool) {
+    /// none is.
+    pub async fn write(self: Arc<Self>, round: Vec<Unsent>, commits: Vec<Commit>) -> Results {
         let producer = match self.clone().producer().await {
             Ok(producer) => producer,
-            Err(error) => return (self.put_back(round, &error), false),
+            Err(error) => return self.put_back(round, &error),
         };
         if self.settings.delivery == Delivery::AtLeastOnce {
-            return (self.send_all(&producer, round).await, false);
+            return self.send_all(&producer, round).await;
         }
         if let Err(error) = producer.begin_transaction() {
             self.discard();
-            return (self.put_back(round, &error), false);
+            return self.put_back(round, &error);
         }
         let written = self.send_all(&producer, round).await;
         if written.iter().any(|written| written.as_ref().is_err_and(|unwritten| unwritten.refusal.is_some())) {
-            return (undo(written), true);
+            self.leave();
+            return undo(written);
         }
         let ended = match written.iter().all(Result::is_ok) {
             true => self.clone().commit_transaction(producer, &commits).await,
             false => Err(KafkaError::Canceled),
         };
         match ended {
-            Ok(()) => (written, false),
+            Ok(()) => written,
             // When a record could not be sent, that was said.
-            Err(error) => (self.put_back(undo(written).into_iter().map(record_of).collect(), &error), false),
+            Err(error) => self.put_back(written.into_iter().map(record_of).collect(), &error),
         }
     }
 
@@ -222,14 +251,14 @@ impl Writer {
             Choice::Again => self.send_one_by_one(&producer, records).await,
         };
         if self.settings.delivery == Delivery::ExactlyOnce && !written.iter().all(Result::is_ok) {
-            self.recover().await;
+            self.leave();
         }
         written
     }
 
     /// Commits in the transaction that was left open, and ends it. Returns whether it counts.
     pub async fn commit_delivered(self: Arc<Self>, commits: Vec<Commit>) -> bool {
-        let Some(producer) = self.held().clone() else { return false };
+        let Some(producer) = lock(&self.held).producer.clone() else { return false };
         let ended = self.clone().commit_transaction(producer, &commits).await;
         if let Err(error) = &ended {
             debug!(%error, "could not commit what a topic took after all, it is written again");
@@ -237,20 +266,34 @@ impl Writer {
         ended.is_ok()
     }
 
-    /// Aborts the transaction that was left open. If it cannot be aborted, a new producer of the same name ends it; and if it
-    /// cannot be ended, because the leader of a partition is away for instance, the writer goes on under another name.
-    pub async fn recover(self: Arc<Self>) {
-        let Some(producer) = self.held().clone() else { return };
-        self.clone().abort(producer).await;
-        if self.held().is_some() {
-            return;
-        }
-        let Err(error) = self.clone().producer().await else { return };
-        let spare = lock(&self.settings.spare).pop_front();
-        let Some(spare) = spare else { return };
-        let old = std::mem::replace(&mut *lock(&self.suffix), spare);
-        warn!(%error, id = self.settings.transactional_id, old, "a transaction cannot be ended: going on without it");
-        lock(&self.settings.spare).push_back(old);
+    /// Leaves the transaction that is open to itself, and goes on under another name. It is aborted in the background.
+    pub fn leave(self: Arc<Self>) {
+        let settings = self.settings.clone();
+        let (mut producer, id) = {
+            let mut held = lock(&self.held);
+            // Without a producer there is nothing open that the next one of the same name would not end.
+            if held.producer.is_none() {
+                return;
+            }
+            (held.producer.take(), held.id.take())
+        };
+        let Some(id) = id else { return };
+        tokio::spawn(async move {
+            loop {
+                let (settings, old) = (settings.clone(), producer.take());
+                let ended = patiently(move || match old {
+                    Some(producer) => until_answered(|| producer.abort_transaction(STEP_TIMEOUT)),
+                    // A new producer of the same name ends it.
+                    None => settings.make(id).map(drop),
+                });
+                match ended.await {
+                    Some(Ok(())) => break,
+                    ended => debug!(?ended, id, "a transaction cannot be aborted yet"),
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            lock(&settings.ids.0).insert(id);
+        });
     }
 
     /// Sends the offsets and ends the transaction, one way or the other.
@@ -287,7 +330,7 @@ impl Writer {
         committed.unwrap_or_else(|| Err(timed_out())).map_err(Failed::Unknown)
     }
 
-    /// Aborts the transaction; a producer that cannot even do that is replaced, which has the same effect.
+    /// Aborts the transaction; one that takes long is left to itself.
     async fn abort(self: Arc<Self>, producer: Producer) {
         if !self.is_current(&producer) {
             return;
@@ -295,7 +338,7 @@ impl Writer {
         let aborted = patiently(move || until_answered(|| producer.abort_transaction(STEP_TIMEOUT))).await;
         if !matches!(aborted, Some(Ok(()))) {
             debug!(?aborted, "could not abort a transaction: making a new producer");
-            self.discard();
+            self.leave();
         }
     }
 
@@ -414,7 +457,7 @@ impl Writer {
             // The group is in a rebalance, or we are no longer in it: that is said elsewhere.
             KafkaError::Canceled => debug!(records, "could not write records now"),
             KafkaError::Transaction(error) if error.code() == Code::TransactionalIdAuthorizationFailed => {
-                let id = self.transactional_id();
+                let id = lock(&self.held).id.map(|id| self.settings.transactional_id(id));
                 warn!(
                     records,
                     id,
@@ -429,56 +472,41 @@ impl Writer {
         round.into_iter().map(|record| Err(Unwritten { record, refusal: None })).collect()
     }
 
-    fn transactional_id(&self) -> String {
-        format!("{}{}", self.settings.transactional_id, lock(&self.suffix))
-    }
-
     /// The producer; one that is made first ends what another of its name has left open.
     async fn producer(self: Arc<Self>) -> KafkaResult<Producer> {
-        if let Some(producer) = &*self.held() {
-            return Ok(producer.clone());
-        }
-        let made = {
-            let writer = self.clone();
-            patiently(move || match writer.settings.delivery {
-                Delivery::AtLeastOnce => writer.settings.connection.producer(DELIVERY_TIMEOUT),
-                Delivery::ExactlyOnce => {
-                    let id = writer.transactional_id();
-                    let producer = writer.settings.connection.transactional_producer(&id, DELIVERY_TIMEOUT)?;
-                    producer.init_transactions(STEP_TIMEOUT)?;
-                    Ok(producer)
-                }
-            })
+        let id = {
+            let mut held = lock(&self.held);
+            if let Some(producer) = &held.producer {
+                return Ok(producer.clone());
+            }
+            let id = held.id.or_else(|| lock(&self.settings.ids.0).pop_first());
+            held.id = id;
+            id.ok_or_else(timed_out)?
         };
-        let made = made.await.unwrap_or_else(|| Err(timed_out()))?;
-        *self.held() = Some(made.clone());
+        let settings = self.settings.clone();
+        let made = patiently(move || settings.make(id)).await.unwrap_or_else(|| Err(timed_out()))?;
+        lock(&self.held).producer = Some(made.clone());
         Ok(made)
     }
 
     /// Whether this is the producer that is in use.
     fn is_current(&self, producer: &Producer) -> bool {
-        let (held, asked) = (self.held(), producer.client().native_ptr());
-        held.as_ref().is_some_and(|held| held.client().native_ptr() == asked)
+        let (held, asked) = (lock(&self.held), producer.client().native_ptr());
+        held.producer.as_ref().is_some_and(|held| held.client().native_ptr() == asked)
     }
 
     /// Gives the producer up.
     fn discard(&self) {
-        let old = self.held().take();
+        let old = lock(&self.held).producer.take();
         // Dropping a producer waits for what it still holds.
         tokio::task::spawn_blocking(move || drop(old));
-    }
-
-    fn held(&self) -> std::sync::MutexGuard<'_, Option<Producer>> {
-        lock(&self.producer)
     }
 }
 
 /// The records of a transaction that does not count, those that were refused with why.
 fn undo(written: Results) -> Results {
-    written
-        .into_iter()
-        .map(|written| Err(written.map_or_else(|it| it, |record| Unwritten { record, refusal: None })))
-        .collect()
+    let undone = |record| Unwritten { record, refusal: None };
+    written.into_iter().map(|written| Err(written.map_or_else(|unwritten| unwritten, undone))).collect()
 }
 
 fn record_of(written: Written<Unsent>) -> Unsent {

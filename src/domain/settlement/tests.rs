@@ -47,8 +47,8 @@ impl Stage {
         let (states, mut settlement) = ([state(), state()], Settlement::new(delivery, now));
         settlement.assign(FIRST, 0, states[0].clone());
         settlement.assign(SECOND, 1, states[1].clone());
-        settlement.end_preparation();
-        settlement.end_recovery();
+        settlement.begin_rounds();
+        settlement.begin_deliveries();
         Self { settlement, states, now }
     }
 
@@ -83,7 +83,7 @@ impl Stage {
     /// Ends a round in which this topic has refused what goes there.
     fn end_write(&mut self, letters: &[Letter], refusing: &str, refusal: Refusal) -> Vec<Letter> {
         let written = self.outcome(letters, refusing, refusal);
-        self.settlement.end_write(written, true, self.now)
+        self.settlement.end_write(written, self.now)
     }
 
     fn outcome(&self, letters: &[Letter], refusing: &str, refusal: Refusal) -> Vec<Written<Letter>> {
@@ -114,7 +114,7 @@ fn what_was_processed_is_committed_twice_a_second_and_what_failed_is_written_at_
     stage.settle(FIRST, &[], &[letter(2, "dlt")]);
     assert_eq!(stage.writes(), [2]);
     assert!(stage.next().is_none(), "one round after the other");
-    assert_eq!(stage.settlement.end_write(vec![Ok(letter(2, "dlt"))], false, stage.now), [letter(2, "dlt")]);
+    assert_eq!(stage.settlement.end_write(vec![Ok(letter(2, "dlt"))], stage.now), [letter(2, "dlt")]);
     stage.settle(SECOND, &[0], &[]);
     stage.wait(500);
     assert_eq!(commits(stage.next()), [(1, 1)], "that of the first partition came with its record");
@@ -140,16 +140,14 @@ fn a_topic_that_refuses_is_tried_beside_the_rounds_and_holds_up_nothing() {
     assert_eq!(stage.writes(), [0, 1]);
     assert_eq!(stage.end_write(&letters, "odd", Refusal::Refused), []);
     assert_eq!(stage.settlement.notes(), [Note::SetApart("odd".into())]);
-    assert!(matches!(stage.next(), Some(Step::ChangePlaces)), "its transaction is aborted by the second producer");
     assert_eq!(stage.writes(), [1], "at once");
-    stage.settlement.end_write(vec![Ok(letter(1, "dlt"))], false, stage.now);
+    stage.settlement.end_write(vec![Ok(letter(1, "dlt"))], stage.now);
+    assert!(stage.next().is_none(), "not at once");
     stage.wait(100);
-    assert!(stage.next().is_none(), "the second producer still aborts");
-    stage.settlement.end_recovery();
     assert_eq!(stage.delivers(), (vec![0], Choice::Again));
     stage.settle(SECOND, &[0], &[letter(1, "dlt"), letter(2, "odd")]);
     assert_eq!(stage.writes(), [1], "what goes to the topic is no part of a round");
-    stage.settlement.end_write(vec![Ok(letter(1, "dlt"))], false, stage.now);
+    stage.settlement.end_write(vec![Ok(letter(1, "dlt"))], stage.now);
     let refused = stage.outcome(&letters[..1], "odd", Refusal::Refused);
     stage.settlement.end_delivery(refused, stage.now);
     assert_eq!(stage.delivers(), (vec![2], Choice::Fresh), "it may be another matter with this one");
@@ -173,7 +171,7 @@ fn a_topic_is_tried_less_and_less_often() {
     stage.settle(FIRST, &[], &[letter(0, "odd")]);
     assert_eq!(stage.writes(), [0]);
     let refused = || vec![Err(Unwritten { record: letter(0, "odd"), refusal: Some(Refusal::Refused) })];
-    stage.settlement.end_write(refused(), false, stage.now);
+    stage.settlement.end_write(refused(), stage.now);
     let mut pauses = vec![];
     for _ in 0..12 {
         let before = stage.now;
@@ -195,10 +193,8 @@ fn one_that_is_too_large_is_tried_alone_and_its_topic_is_not_set_apart() {
     assert_eq!(stage.writes(), [0, 1]);
     let too_large = Err(Unwritten { record: letter(0, "dlt"), refusal: Some(Refusal::TooLarge) });
     let undone = Err(Unwritten { record: letter(1, "dlt"), refusal: None });
-    stage.settlement.end_write(vec![too_large, undone], true, stage.now);
-    assert!(matches!(stage.next(), Some(Step::ChangePlaces)));
+    stage.settlement.end_write(vec![too_large, undone], stage.now);
     assert_eq!(stage.writes(), [1]);
-    stage.settlement.end_recovery();
     stage.wait(100);
     assert_eq!(stage.delivers(), (vec![0], Choice::Again));
     assert_eq!(stage.settlement.notes(), []);
@@ -210,7 +206,7 @@ fn a_bad_record_does_not_undo_the_good_ones_beside_it_again_and_again() {
     stage.settle(FIRST, &[], &[letter(0, "odd")]);
     assert_eq!(stage.writes(), [0]);
     let refused = |offset| Err(Unwritten { record: letter(offset, "odd"), refusal: Some(Refusal::Away) });
-    stage.settlement.end_write(vec![refused(0)], false, stage.now);
+    stage.settlement.end_write(vec![refused(0)], stage.now);
     stage.settle(FIRST, &[], &[letter(1, "odd"), letter(2, "odd")]);
     stage.wait(100);
     assert_eq!(stage.delivers(), (vec![1, 2], Choice::Fresh));
@@ -230,13 +226,11 @@ fn what_a_topic_refuses_is_left_to_the_next_owner_and_the_rest_is_given_up_in_or
     stage.settle(FIRST, &[2, 3], &letters);
     stage.writes();
     stage.end_write(&letters, "odd", Refusal::Refused);
-    assert!(matches!(stage.next(), Some(Step::ChangePlaces)));
-    stage.settlement.end_recovery();
     assert_eq!(stage.writes(), [1]);
     let deadline = stage.now + Duration::from_secs(25);
     assert!(stage.settlement.release(FIRST, deadline, stage.now));
     assert_eq!(stage.delivers(), (vec![0], Choice::Again), "once more, at once");
-    stage.settlement.end_write(vec![Ok(letter(1, "dlt"))], false, stage.now);
+    stage.settlement.end_write(vec![Ok(letter(1, "dlt"))], stage.now);
     stage.settlement.end_delivery(stage.outcome(&letters[..1], "odd", Refusal::Refused), stage.now);
     let gave_up = Note::GaveUp { partition: 0, records: 1, why: "they are refused by their topic" };
     assert!(stage.settlement.notes().contains(&gave_up));
@@ -256,14 +250,11 @@ fn of_a_partition_that_was_lost_nothing_is_committed_nor_of_the_transaction_that
     stage.settle(SECOND, &[], &letters[1..]);
     stage.writes();
     stage.end_write(&letters, "odd", Refusal::Away);
-    assert!(matches!(stage.next(), Some(Step::ChangePlaces)));
-    stage.settlement.end_recovery();
     stage.wait(100);
     assert_eq!(stage.delivers(), (vec![0, 0], Choice::Again));
     stage.settlement.lose(FIRST);
     stage.settlement.end_delivery(letters.iter().cloned().map(Ok).collect(), stage.now);
     assert!(matches!(stage.next(), Some(Step::AbortDelivered)));
-    stage.settlement.end_recovery();
     stage.wait(2_000);
     assert_eq!(commits(stage.next()), [(1, 0)], "where it begins");
     assert_eq!(stage.delivers(), (vec![0], Choice::Again));
