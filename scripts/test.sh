@@ -28,10 +28,7 @@ log=$(mktemp)
 build=$!
 also rules tests --lib --bins --examples
 also kafka scripts/with.sh kafka cargo test --locked --test kafka
-# One run in several meets a known defect of the engine (tests/chaos/lopsided.rs), whichever faults it draws. What is broken by a
-# change is found by both; the second try goes when the defects have.
-chaos() { tests --test chaos || { echo "chaos found something: once more, with other faults" >&2 && tests --test chaos; }; }
-also chaos chaos
+also chaos tests --test chaos
 wait_for_build() { wait "$build" || { cat "$log" >&2; return 1; }; }
 also bed wait_for_build
 also local tests --test local

@@ -187,7 +187,8 @@ fn check_commits(stage: &Stage<'_>, seen: &Seen, faults: &mut Vec<Fault>) {
 /// Since when the dead letter of a record that failed for good then could be written.
 fn accepted(seen: &Seen, failed: i64) -> i64 {
     let refused = seen.refusals.iter().find(|(from, until)| (from - LATE..*until).contains(&failed));
-    refused.map_or(failed, |(_, until)| *until)
+    // It is tried again after as long as it was refused, at most.
+    refused.map_or(failed, |(from, until)| until + (until - from))
 }
 
 /// A retry that begins later than it might.

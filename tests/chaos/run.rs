@@ -210,7 +210,9 @@ impl Run {
         for worker in &mut self.workers {
             self.stops.push(worker.stopped().await);
         }
-        let disturbed: Vec<_> = self.history.iter().filter(|past| past.kind.is_of_brokers()).collect();
+        // A dead letter that is refused is left to the next owner, and that is said.
+        let disturbs = |kind: Kind| kind.is_of_brokers() || kind == Kind::DeadLettersRefused;
+        let disturbed: Vec<_> = self.history.iter().filter(|past| disturbs(past.kind)).collect();
         for stop in &self.stops {
             let excused = disturbed
                 .iter()
@@ -256,7 +258,7 @@ impl Run {
     }
 
     fn pipeline_of(&self, past: &Happened) -> usize {
-        lopsided::pipeline(past.victim, self.site.pipelines.len())
+        lopsided::pipeline(past.kind, past.victim, self.site.pipelines.len())
     }
 
     /// How often workers said that they could not finish when they stopped.

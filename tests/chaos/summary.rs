@@ -5,9 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::endpoint::Heard;
-use super::lopsided::KNOWN_DEFECTS;
 use super::run::Run;
-use super::schedule::Kind;
 use super::variant::Variant;
 use super::verdict::{Fault, Seen, Sums};
 
@@ -18,7 +16,6 @@ pub fn of(
     run: &Run,
     seen: &[Seen],
     faults: &[Fault],
-    expected: &[(Kind, Fault)],
     [suffered, all]: [Duration; 2],
 ) -> String {
     let mut text = format!("---- chaos: seed {seed}, variant {variant}\n");
@@ -39,7 +36,10 @@ pub fn of(
             ),
         );
     }
-    line("stops", format!("{} could not finish, each while a broker was away or as expected", run.unfinished_stops()));
+    line(
+        "stops",
+        format!("{} could not finish, each while a broker was away or a topic refused records", run.unfinished_stops()),
+    );
     let seconds = |spans: &[(i64, i64)]| spans.iter().map(|(from, until)| until - from).sum::<i64>() as f64 / 1_000.0;
     line("quiet", format!("{:.0} s, in which hand-over is judged", seconds(&run.quiet_times())));
     let calm: Vec<_> = seen.iter().map(|seen| format!("{:.0} s", seconds(&seen.calm))).collect();
@@ -47,13 +47,6 @@ pub fn of(
     let standstills = run.standstills.all();
     line("machine", format!("stood still {} times, {:.1} s in all", standstills.len(), seconds(&standstills)));
     line("stall", format!("{:.1} s without a call, at most", longest_stall(&run.endpoint.calls()) as f64 / 1_000.0));
-    for defect in KNOWN_DEFECTS.iter().filter(|defect| run.counts().contains_key(&defect.kind)) {
-        let found = counted(expected.iter().filter(|(kind, _)| *kind == defect.kind).map(|(_, fault)| fault));
-        line("expected", format!("{found} of `{}`: {}", defect.kind, defect.defect));
-        if found == NOTHING {
-            line("", "once it is mended, delete its entry in KNOWN_DEFECTS".to_owned());
-        }
-    }
     line("found", counted(faults));
     for promise in Fault::PROMISES {
         let count = faults.iter().filter(|fault| fault.promise() == promise).count();
