@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use rdkafka::error::KafkaError;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use crate::domain::pipeline::{Delivery, Pipeline, TopicPlan};
 use crate::domain::provenance::Stage;
+use crate::domain::topic::{Inherited, Purpose, TopicShape, too_small};
 use crate::kafka::connection::Connection;
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::kafka::topics::{TopicError, Topics};
@@ -85,9 +86,11 @@ impl Dev {
         self.process.reach_kafka().await;
         if self.broker.is_none() {
             let brokers = self.process.observer().brokers().await.map_err(DevError::Brokers)?;
-            let plans = self.pipelines.iter().flat_map(|pipeline| &pipeline.topics).filter(|plan| plan.manage);
-            let plans: Vec<_> = plans.map(|plan| with_at_most(brokers, plan)).collect();
-            Topics::new(&Connection::new(&self.bootstrap_servers))?.create_missing(&plans).await?;
+            let topics = Topics::new(&Connection::new(&self.bootstrap_servers))?;
+            for pipeline in &self.pipelines {
+                create_missing(&topics, pipeline, brokers).await?;
+                warn_of_small_topics(&topics, pipeline).await;
+            }
         }
         Ok(self.process.start()?)
     }
@@ -145,6 +148,49 @@ fn embedded(pipelines: &[Arc<Pipeline>]) -> Result<EmbeddedBroker, KafkaError> {
         }
     }
     Ok(broker)
+}
+
+/// Creates those topics of a pipeline that do not exist.
+async fn create_missing(topics: &Topics, pipeline: &Pipeline, brokers: usize) -> Result<(), TopicError> {
+    let is_main = |plan: &TopicPlan| plan.name == pipeline.main.topic;
+    let mut inherited = Inherited::default();
+    if let Some(plan) = pipeline.topics.iter().find(|plan| is_main(plan)) {
+        inherited = Inherited::of(plan, describe(topics, &plan.name).await.as_ref());
+    }
+    if inherited.max_message_bytes.is_none() {
+        inherited.max_message_bytes = topics.default_max_message_bytes().await.unwrap_or_else(|error| {
+            debug!(%error, "the brokers' max.message.bytes are not known");
+            None
+        });
+    }
+    let plan = |plan: &TopicPlan| {
+        let mut plan = plan.clone();
+        if !is_main(&plan) {
+            inherited.complete(&mut plan);
+        }
+        with_at_most(brokers, &plan)
+    };
+    let plans: Vec<_> = pipeline.topics.iter().filter(|plan| plan.manage).map(plan).collect();
+    topics.create_missing(&plans).await
+}
+
+/// Topics that existed stay as they are. Where one loses records that fail, that is said.
+async fn warn_of_small_topics(topics: &Topics, pipeline: &Pipeline) {
+    let main = &pipeline.main.topic;
+    let Some(of_main) = describe(topics, main).await else { return };
+    for plan in pipeline.topics.iter().filter(|plan| plan.name != *main) {
+        let purpose = if plan.name == pipeline.retry.topic { Purpose::Retry } else { Purpose::DeadLetters };
+        let Some(found) = describe(topics, &plan.name).await else { continue };
+        if let Some(danger) = too_small((&plan.name, purpose), &found, (main, &of_main)) {
+            warn!(pipeline = pipeline.name, topic = &*plan.name, "{danger}");
+        }
+    }
+}
+
+/// A topic as it is, where that can be known.
+async fn describe(topics: &Topics, name: &str) -> Option<TopicShape> {
+    let described = topics.describe(name).await;
+    described.inspect_err(|error| debug!(topic = name, %error, "could not be described")).ok().flatten()
 }
 
 /// A laptop's cluster has fewer brokers than the one that the file was written for.

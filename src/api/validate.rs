@@ -20,6 +20,7 @@ use crate::domain::pipeline::{
 };
 use crate::domain::policy::{Backoff, InPlace, Mode, RetryPolicy, RetryRule, Ruling, Strategy};
 use crate::domain::rules::{Rule, RuleSet};
+use crate::domain::topic::keep_in_sync;
 
 /// Retry records are kept for a week beyond the longest delay: time to mend a retry stage that stands still.
 const RETRY_RETENTION: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
@@ -255,7 +256,8 @@ fn strategy(strategy: v1::Strategy) -> Strategy {
 }
 
 /// Main, retry (if there is a stage that reads it) and dead letter topics. The last two are never compacted: compaction would
-/// keep one failed record a key.
+/// keep one failed record a key. What they take over from the main topic when they are created is not in here yet: the main
+/// topic may exist and have it.
 fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan> {
     let (topic, retry, dlt) = (&object.spec.topic, &object.spec.retry.topic, &object.spec.dlt.topic);
     let kept = |config: &BTreeMap<String, String>, retention: u128, replicas: i32| {
@@ -263,11 +265,8 @@ fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan
             ("cleanup.policy".to_owned(), "delete".to_owned()),
             ("retention.ms".to_owned(), retention.to_string()),
         ]);
-        // What was acknowledged then outlives the loss of a broker.
-        if replicas >= 3 {
-            kept.insert("min.insync.replicas".to_owned(), "2".to_owned());
-        }
         kept.extend(config.clone());
+        keep_in_sync(&mut kept, replicas);
         kept
     };
     let retry_retention = (RETRY_RETENTION + policy.longest_delay()).as_millis();

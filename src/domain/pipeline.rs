@@ -154,7 +154,7 @@ pub struct TopicPlan {
     pub name: Arc<str>,
     /// How many partitions it has.
     pub partitions: i32,
-    /// How many replicas each has, -1 for the cluster's default.
+    /// How many replicas each has, -1 where nothing is asked for: one that is created then has the cluster's default.
     pub replicas: i32,
     /// Its configuration, besides the cluster's defaults.
     pub config: BTreeMap<String, String>,

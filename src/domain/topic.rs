@@ -1,4 +1,5 @@
-//! How a topic that exists compares with the one that is asked for.
+//! How a topic that exists compares with the one that is asked for, and what topics for failed records take over from the
+//! main topic.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,104 @@ pub struct TopicShape {
     pub replicas: Option<i32>,
     /// What is set on the topic itself.
     pub config: BTreeMap<String, String>,
+    /// The `max.message.bytes` that apply to it. `None` where the brokers' default applies and is not known.
+    pub max_message_bytes: Option<i32>,
+}
+
+/// The setting of a topic that limits the size of a batch of records, in bytes.
+pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
+
+/// The value of [`MAX_MESSAGE_BYTES`] where neither the topic nor the brokers are configured otherwise.
+pub const KAFKAS_MAX_MESSAGE_BYTES: i32 = 1_048_588;
+
+/// What a retry topic and a dead letter topic take beyond twice the main topic's limit: their headers and the rest of an
+/// envelope.
+const HEADROOM: i32 = 64 << 10;
+
+/// What a retry topic and a dead letter topic take over from the main topic, where their own spec says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// The main topic's replicas, where that is known.
+    pub replicas: Option<i32>,
+    /// The main topic's `max.message.bytes`, where that is known.
+    pub max_message_bytes: Option<i32>,
+}
+
+impl Inherited {
+    /// What the main topic has: what its spec says, else what it has now.
+    pub fn of(plan: &TopicPlan, found: Option<&TopicShape>) -> Self {
+        let planned = Some(plan).filter(|plan| plan.manage);
+        let replicas = planned.map(|plan| plan.replicas).filter(|replicas| *replicas > 0);
+        Self {
+            replicas: replicas.or(found.and_then(|found| found.replicas)),
+            max_message_bytes: planned
+                .and_then(|plan| max_message_bytes(&plan.config))
+                .or(found.and_then(|found| found.max_message_bytes)),
+        }
+    }
+
+    /// Completes the plan of a retry topic or a dead letter topic that is to be created.
+    pub fn complete(self, plan: &mut TopicPlan) {
+        if let Some(replicas) = self.replicas.filter(|_| plan.replicas <= 0) {
+            set_replicas(plan, replicas);
+        }
+        if let Some(main) = self.max_message_bytes {
+            plan.config.entry(MAX_MESSAGE_BYTES.to_owned()).or_insert_with(|| limit_for_failures(main).to_string());
+        }
+    }
+}
+
+/// The `max.message.bytes` of a topic for records that fail, where those of the main topic are `main`. An envelope escapes the
+/// quotes in a value: JSON takes up to twice its size in it.
+pub fn limit_for_failures(main: i32) -> i32 {
+    main.saturating_mul(2).saturating_add(HEADROOM)
+}
+
+/// The `max.message.bytes` that a configuration sets.
+pub fn max_message_bytes(config: &BTreeMap<String, String>) -> Option<i32> {
+    config.get(MAX_MESSAGE_BYTES)?.parse().ok()
+}
+
+/// Sets the replicas of a topic for failed records.
+pub fn set_replicas(plan: &mut TopicPlan, replicas: i32) {
+    plan.replicas = replicas;
+    keep_in_sync(&mut plan.config, replicas);
+}
+
+/// Where a topic has three replicas, a record is acknowledged once two have it: it then outlives the loss of a broker.
+pub fn keep_in_sync(config: &mut BTreeMap<String, String>, replicas: i32) {
+    if replicas >= 3 {
+        config.entry("min.insync.replicas".to_owned()).or_insert_with(|| "2".to_owned());
+    }
+}
+
+/// What a topic for failed records is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Records wait in it for their next attempt.
+    Retry,
+    /// Dead letters are kept in it.
+    DeadLetters,
+}
+
+/// Says it, in a sentence, where a topic for failed records takes only smaller ones than the main topic does.
+pub fn too_small(
+    (name, purpose): (&str, Purpose),
+    found: &TopicShape,
+    (main, of_main): (&str, &TopicShape),
+) -> Option<String> {
+    let (limit, main_limit) = (found.max_message_bytes?, of_main.max_message_bytes?);
+    let consequence = match purpose {
+        Purpose::Retry => "a larger record that fails is not retried and becomes a dead letter",
+        Purpose::DeadLetters => "the dead letter of a larger record is written without its value",
+    };
+    (limit < main_limit).then(|| {
+        format!(
+            "`{name}` has {MAX_MESSAGE_BYTES} {limit} and `{main}` has {main_limit}: {consequence}; set \
+             {MAX_MESSAGE_BYTES} of `{name}` to {}",
+            limit_for_failures(main_limit)
+        )
+    })
 }
 
 /// What Kafka does where a topic does not say so itself. Brokers may be configured otherwise, but for this setting that is
@@ -84,7 +183,16 @@ mod tests {
 
     fn shape(partitions: i32, config: &[(&str, &str)]) -> TopicShape {
         let config = config.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        TopicShape { partitions: Some(partitions), replicas: Some(1), config }
+        TopicShape { partitions: Some(partitions), replicas: Some(1), config, max_message_bytes: None }
+    }
+
+    fn main(replicas: i32, config: &[(&str, &str)]) -> TopicPlan {
+        let config = config.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        TopicPlan { name: "orders".into(), replicas, config, ..plan() }
+    }
+
+    fn existing_main() -> TopicShape {
+        TopicShape { replicas: Some(5), max_message_bytes: Some(9_000), ..TopicShape::default() }
     }
 
     #[test]
@@ -118,6 +226,62 @@ mod tests {
                 "retention.ms is not set, asked for is 1000"
             ]
         );
+    }
+
+    #[test]
+    fn what_the_spec_says_of_the_main_topic_comes_before_what_it_has() {
+        let of = |plan: &TopicPlan| {
+            let Inherited { replicas, max_message_bytes } = Inherited::of(plan, Some(&existing_main()));
+            (replicas.unwrap(), max_message_bytes.unwrap())
+        };
+        let named = main(3, &[(MAX_MESSAGE_BYTES, "3000000")]);
+        assert_eq!(of(&named), (3, 3_000_000));
+        assert_eq!(of(&main(-1, &[])), (5, 9_000));
+        assert_eq!(
+            of(&TopicPlan { manage: false, ..named }),
+            (5, 9_000),
+            "the spec says nothing of a topic that it only reads"
+        );
+        assert_eq!(Inherited::of(&main(-1, &[]), None), Inherited::default());
+    }
+
+    #[test]
+    fn a_topic_for_failed_records_takes_twice_the_size_and_headers_and_has_the_replicas_of_the_main_topic() {
+        let mut created = plan();
+        Inherited { replicas: Some(3), max_message_bytes: Some(3_000_000) }.complete(&mut created);
+        assert_eq!((created.replicas, &*created.config[MAX_MESSAGE_BYTES]), (3, "6065536"));
+        assert_eq!(created.config["min.insync.replicas"], "2");
+        assert_eq!(limit_for_failures(2_000_000_000), i32::MAX, "the setting is an int");
+    }
+
+    #[test]
+    fn what_the_spec_says_of_a_topic_for_failed_records_is_not_taken_from_the_main_topic() {
+        let config = [(MAX_MESSAGE_BYTES, "20000"), ("min.insync.replicas", "1")];
+        let mut created = plan();
+        created.config.extend(config.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        created.replicas = 1;
+        let before = created.clone();
+        Inherited { replicas: Some(3), max_message_bytes: Some(3_000_000) }.complete(&mut created);
+        assert_eq!(created, before);
+    }
+
+    #[test]
+    fn where_nothing_is_known_of_the_main_topic_the_brokers_defaults_apply() {
+        let mut created = plan();
+        Inherited::default().complete(&mut created);
+        assert_eq!(created, plan());
+    }
+
+    #[test]
+    fn a_topic_that_takes_smaller_records_than_the_main_topic_is_named_with_both_values_and_what_to_do() {
+        let said = |name, purpose, limit| {
+            let found = TopicShape { max_message_bytes: limit, ..TopicShape::default() };
+            too_small((name, purpose), &found, ("orders", &existing_main()))
+        };
+        insta::assert_snapshot!(said("orders.retry", Purpose::Retry, Some(8_999)).unwrap(), @"`orders.retry` has max.message.bytes 8999 and `orders` has 9000: a larger record that fails is not retried and becomes a dead letter; set max.message.bytes of `orders.retry` to 83536");
+        insta::assert_snapshot!(said("orders.dlt", Purpose::DeadLetters, Some(8_999)).unwrap(), @"`orders.dlt` has max.message.bytes 8999 and `orders` has 9000: the dead letter of a larger record is written without its value; set max.message.bytes of `orders.dlt` to 83536");
+        assert_eq!(said("orders.dlt", Purpose::DeadLetters, Some(9_000)), None);
+        assert_eq!(said("orders.dlt", Purpose::DeadLetters, None), None, "it is not known");
     }
 
     #[test]

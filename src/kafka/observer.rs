@@ -32,7 +32,7 @@ pub enum Reachability {
 }
 
 /// Asking about one topic costs the same however many the cluster has; whether it exists does not matter.
-const ANY_TOPIC: &str = "__consumer_offsets";
+pub(super) const ANY_TOPIC: &str = "__consumer_offsets";
 
 /// A client that only asks.
 #[derive(Clone)]

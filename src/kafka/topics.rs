@@ -1,6 +1,5 @@
 //! The topics of a Kafka cluster, through its admin API: described, created, changed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,12 @@ use rdkafka::types::RDKafkaErrorCode;
 use tracing::info;
 
 use super::connection::{Connection, LogContext};
+use super::observer::ANY_TOPIC;
 use crate::domain::pipeline::TopicPlan;
-use crate::domain::topic::TopicShape;
+use crate::domain::topic::{MAX_MESSAGE_BYTES, TopicShape};
+
+/// The brokers' setting that is [`MAX_MESSAGE_BYTES`] of the topics that have no own.
+const BROKERS_MAX_MESSAGE_BYTES: &str = "message.max.bytes";
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -89,7 +92,7 @@ impl Topics {
                 None => Ok(TopicShape {
                     partitions: i32::try_from(topic.partitions().len()).ok(),
                     replicas: topic.partitions().first().and_then(|p| i32::try_from(p.replicas().len()).ok()),
-                    config: BTreeMap::new(),
+                    ..TopicShape::default()
                 }),
                 Some(code) => Err(RDKafkaErrorCode::from(code)),
             }))
@@ -106,6 +109,8 @@ impl Topics {
         for described in self.admin.describe_configs([&resource], &options()).await.map_err(self.failed())? {
             match described {
                 Ok(described) => {
+                    let limit = described.entries.iter().find(|entry| entry.name == MAX_MESSAGE_BYTES);
+                    shape.max_message_bytes = limit.and_then(|entry| entry.value.as_ref()?.parse().ok());
                     let own = described.entries.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
                     shape.config.extend(own.filter_map(|entry| Some((entry.name, entry.value?))));
                 }
@@ -115,6 +120,25 @@ impl Topics {
             }
         }
         Ok(Some(shape))
+    }
+
+    /// Asks for the `max.message.bytes` of topics that have none of their own. `None` where no broker tells: to ask takes the
+    /// right to describe the settings of the cluster.
+    pub async fn default_max_message_bytes(&self) -> Result<Option<i32>, TopicError> {
+        let admin = self.admin.clone();
+        // librdkafka's question for metadata blocks.
+        let broker = tokio::task::spawn_blocking(move || {
+            let metadata = admin.inner().fetch_metadata(Some(ANY_TOPIC), TIMEOUT)?;
+            Ok(metadata.brokers().first().map(|broker| broker.id()))
+        });
+        let Some(broker) = broker.await.unwrap_or(Err(KafkaError::Canceled)).map_err(self.failed())? else {
+            return Ok(None);
+        };
+        let resource = ResourceSpecifier::Broker(broker);
+        let described = self.admin.describe_configs([&resource], &options()).await.map_err(self.failed())?;
+        let mut entries = described.into_iter().flatten().flat_map(|described| described.entries);
+        let limit = entries.find(|entry| entry.name == BROKERS_MAX_MESSAGE_BYTES);
+        Ok(limit.and_then(|entry| entry.value?.parse().ok()))
     }
 
     /// Brings a topic from what it is to what is asked for: more partitions, and settings. What else is set on it stays.

@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::DeserializeGuard;
 use kube::{Client, ResourceExt};
+use tracing::debug;
 
 use super::error::{Error, with_causes};
 use super::strimzi::Strimzi;
 use super::{names, strimzi};
 use crate::api::v1alpha1::ErrorHandlingPipeline;
-use crate::domain::topic::TopicShape;
+use crate::domain::topic::{MAX_MESSAGE_BYTES, TopicShape};
 use crate::kafka::topics::{TopicError, Topics};
 
 /// What it takes to read: an operator has it, and so has whoever only wants to know what an operator would do.
@@ -39,6 +40,8 @@ pub struct Found {
     pub kafka: KafkaFound,
     /// Its topics, by their names in Kafka; empty when the Kafka is not known.
     pub topics: BTreeMap<String, TopicFound>,
+    /// The `max.message.bytes` of topics that have none of their own, where the brokers were asked and told it.
+    pub default_max_message_bytes: Option<i32>,
     /// The Service that its processor names and that does not exist, as (name, namespace).
     pub missing_service: Option<(String, String)>,
     /// The other pipelines that the operator knows.
@@ -78,8 +81,27 @@ pub async fn dereference(sight: &impl Sight, object: &ErrorHandlingPipeline) -> 
     others.retain(|other| other.uid() != object.uid());
     let kafka = kafka(sight, object).await?;
     let topics = topics_of(sight, object, &kafka).await?;
+    let default_max_message_bytes = default_max_message_bytes(sight, object, &topics).await;
     let missing_service = missing_service(sight, object).await?;
-    Ok(Found { kafka, topics, missing_service, others })
+    Ok(Found { kafka, topics, default_max_message_bytes, missing_service, others })
+}
+
+/// What the main topic will have when it is created and the spec says nothing. Of a Kafka that Strimzi runs the Kafka object
+/// says it; others are asked.
+async fn default_max_message_bytes(
+    sight: &impl Sight,
+    object: &ErrorHandlingPipeline,
+    topics: &BTreeMap<String, TopicFound>,
+) -> Option<i32> {
+    let address = object.spec.kafka.bootstrap_servers.as_ref()?;
+    let main = &object.spec.topic;
+    let is_asked =
+        matches!(topics.get(&main.name)?, TopicFound::Absent) && !main.config.contains_key(MAX_MESSAGE_BYTES);
+    if !is_asked {
+        return None;
+    }
+    let told = sight.topics(address).ok()?.default_max_message_bytes().await;
+    told.inspect_err(|error| debug!(%error, "the brokers' max.message.bytes are not known")).ok().flatten()
 }
 
 async fn kafka(sight: &impl Sight, object: &ErrorHandlingPipeline) -> Result<KafkaFound, Error> {

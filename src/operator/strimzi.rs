@@ -8,7 +8,7 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::core::GroupVersionKind;
 use serde_json::Value;
 
-use crate::domain::topic::TopicShape;
+use crate::domain::topic::{KAFKAS_MAX_MESSAGE_BYTES, TopicShape, max_message_bytes};
 
 /// The API group of Strimzi's resources.
 const GROUP: &str = "kafka.strimzi.io";
@@ -115,10 +115,21 @@ pub fn readiness(object: &DynamicObject) -> Readiness {
 pub fn shape(topic: &DynamicObject) -> TopicShape {
     let spec = &topic.data["spec"];
     let number = |field: &str| spec[field].as_i64().and_then(|number| i32::try_from(number).ok());
-    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let config: BTreeMap<_, _> =
-        spec["config"].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect();
-    TopicShape { partitions: number("partitions"), replicas: number("replicas"), config }
+    let config = spec["config"].as_object().into_iter().flatten();
+    let config: BTreeMap<_, _> = config.map(|(name, value)| (name.clone(), text(value))).collect();
+    let max_message_bytes = max_message_bytes(&config);
+    TopicShape { partitions: number("partitions"), replicas: number("replicas"), config, max_message_bytes }
+}
+
+/// The `max.message.bytes` of the topics of a Kafka that have none of their own: what the Kafka object sets for all brokers,
+/// else Kafka's default.
+pub fn default_max_message_bytes(kafka: &DynamicObject) -> i32 {
+    text(&kafka.data["spec"]["kafka"]["config"]["message.max.bytes"]).parse().unwrap_or(KAFKAS_MAX_MESSAGE_BYTES)
+}
+
+/// A setting, which YAML may have as text or as a number.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The topic that a KafkaTopic stands for.

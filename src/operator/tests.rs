@@ -186,6 +186,7 @@ fn a_topic_that_exists_is_taken_over_only_when_it_is_as_asked_for() {
         partitions: Some(3),
         replicas: Some(3),
         config: config.map(|(name, value)| (name.into(), value.into())).into(),
+        max_message_bytes: None,
     };
     let kept = [("segment.ms".to_owned(), "1".to_owned())].into();
     let agrees = with_topic("orders.dlt", TopicFound::InKafka(shape.clone()));
@@ -241,7 +242,7 @@ fn how_long_retry_records_are_kept_is_never_shortened_by_itself() {
     let retention = |more: &str, live: &str| {
         let config = [("cleanup.policy", "delete"), ("retention.ms", live)];
         let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        let shape = TopicShape { partitions: Some(3), replicas: None, config };
+        let shape = TopicShape { partitions: Some(3), config, ..TopicShape::default() };
         let found = with_topic("orders.retry", TopicFound::InKafka(shape));
         let validated = valid(&format!("{SMALL}\n{more}"), &found);
         assert!(more.contains("config") || matches!(validated.topics[1].1, TopicStep::Apply { .. }));
@@ -252,6 +253,99 @@ fn how_long_retry_records_are_kept_is_never_shortened_by_itself() {
     assert_eq!(retention("retry: {topic: {config: {retention.ms: 1000000}}}", "9999999999"), "1000000");
     let validated = valid(SMALL, &found());
     assert_eq!(validated.topics[1].0.config["retention.ms"], (7 * 86_400_000 + 360_000).to_string());
+}
+
+/// What one of the topics is to have: its replicas, and a setting.
+fn planned(spec: &str, found: &Found, at: usize, setting: &str) -> (i32, Option<String>) {
+    let (plan, _) = valid(spec, found).topics.remove(at);
+    (plan.replicas, plan.config.get(setting).cloned())
+}
+
+const LIMIT: &str = "max.message.bytes";
+
+#[test]
+fn topics_for_failed_records_take_twice_what_the_main_topic_takes_and_more() {
+    let limits = |spec: &str, found: &Found| [0, 1, 2].map(|at| planned(spec, found, at, LIMIT).1);
+    let twice = |limit: &str| [None, Some(limit.to_owned()), Some(limit.to_owned())];
+    let mut found = with_topic("orders", TopicFound::Absent);
+    assert_eq!(limits(SMALL, &found), twice("2162712"), "Kafka's default");
+    let main = |spec| {
+        let metadata = json!({"name": "orders", "namespace": "shop", "labels": {"strimzi.io/cluster": "main"}});
+        let topic = json!({"apiVersion": "v", "kind": "KafkaTopic", "metadata": metadata, "spec": spec});
+        with_topic("orders", TopicFound::Object(object(topic)))
+    };
+    let has = main(json!({"partitions": 6, "replicas": 3, "config": {"max.message.bytes": 3_000_000}}));
+    assert_eq!(limits(SMALL, &has), twice("6065536"));
+    let shape = TopicShape { max_message_bytes: Some(4_000_000), ..TopicShape::default() };
+    assert_eq!(limits(SMALL, &with_topic("orders", TopicFound::InKafka(shape))), twice("8065536"), "as Kafka says");
+    let KafkaFound::Object(kafka) = &mut found.kafka else { unreachable!() };
+    kafka.data["spec"]["kafka"]["config"] = json!({"message.max.bytes": "10485760"});
+    assert_eq!(limits(SMALL, &found), twice("21037056"), "the brokers' default");
+    let named = SMALL.replace("replicas: 3", "replicas: 3, config: {max.message.bytes: 3000000}");
+    let named = format!("{named}\ndlt: {{topic: {{config: {{max.message.bytes: 5000000}}}}}}");
+    let [main, retry, dlt] = limits(&named, &found).map(Option::unwrap);
+    assert_eq!([&*main, &*retry, &*dlt], ["3000000", "6065536", "5000000"], "what the spec says stays");
+}
+
+#[test]
+fn where_the_main_topics_limit_is_not_known_no_topic_gets_one_that_may_be_lower() {
+    let spec = SMALL.replace("cluster: main", "bootstrapServers: 'kafka:9092'");
+    let mut found = Found { kafka: KafkaFound::Given, ..with_topic("orders", TopicFound::Absent) };
+    assert_eq!(planned(&spec, &found, 2, LIMIT), (3, None));
+    found.default_max_message_bytes = Some(2_000_000);
+    assert_eq!(planned(&spec, &found, 2, LIMIT), (3, Some("4065536".into())));
+    // One that exists there is somebody's: it does not differ by what nobody asked for.
+    let config = [("cleanup.policy", "delete"), ("retention.ms", "2592000000")];
+    let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let shape = TopicShape { partitions: Some(3), replicas: Some(1), config, ..TopicShape::default() };
+    found.topics.insert("orders.dlt".into(), TopicFound::InKafka(shape));
+    assert_eq!((step(&spec, &found, 2), planned(&spec, &found, 2, LIMIT)), (TopicStep::Leave, (-1, None)));
+}
+
+#[test]
+fn replicas_are_taken_from_the_main_topic_by_topics_that_are_to_be_created_and_by_no_others() {
+    let replicas = |spec: &str, found: &Found| planned(spec, found, 2, "min.insync.replicas");
+    let absent = with_topic("orders", TopicFound::Absent);
+    assert_eq!(replicas(SMALL, &absent), (3, Some("2".into())));
+    let own = format!("{SMALL}\ndlt: {{topic: {{replicas: 1}}}}");
+    assert_eq!(replicas(&own, &absent), (1, None), "its own spec comes first");
+    let silent = SMALL.replace(", replicas: 3", "");
+    assert_eq!(replicas(&silent, &absent), (-1, None));
+    let shape = TopicShape { replicas: Some(2), ..TopicShape::default() };
+    assert_eq!(replicas(&silent, &with_topic("orders", TopicFound::InKafka(shape.clone()))), (2, None));
+    // Strimzi refuses another number for a topic that exists.
+    let labels = json!({"strimzi.io/cluster": "main", "lazaret.dev/pipeline": "orders"});
+    let exists = with_topic("orders.dlt", kafka_topic(labels, json!({"partitions": 3, "config": {}})));
+    assert!(matches!(step(SMALL, &exists, 2), TopicStep::Apply { .. }));
+    assert_eq!(replicas(SMALL, &exists), (-1, None));
+    let config = [("cleanup.policy", "delete"), ("retention.ms", "2592000000")];
+    let config = config.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let exists = TopicFound::InKafka(TopicShape { partitions: Some(3), config, ..shape });
+    assert_eq!(replicas(SMALL, &with_topic("orders.dlt", exists)), (-1, None));
+}
+
+#[test]
+fn what_was_taken_over_stays_on_a_topic_that_exists_and_its_limit_is_only_raised() {
+    let labels = json!({"strimzi.io/cluster": "main", "lazaret.dev/pipeline": "orders"});
+    let with = |manager: &str, limit: Option<i32>| {
+        let spec = json!({"partitions": 3, "replicas": 3, "config": {"max.message.bytes": limit}});
+        let mut found = kafka_topic(labels.clone(), spec);
+        let TopicFound::Object(topic) = &mut found else { unreachable!() };
+        let config = topic.data["spec"]["config"].as_object_mut().unwrap();
+        config.retain(|_, value| !value.is_null());
+        let fields = json!({"f:spec": {"f:replicas": {}, "f:config": {"f:max.message.bytes": {}}}});
+        let entry = json!({"manager": manager, "operation": "Apply", "fieldsV1": fields});
+        topic.metadata.managed_fields = Some(vec![serde_json::from_value(entry).unwrap()]);
+        let (replicas, limit) = planned(SMALL, &with_topic("orders.dlt", found), 2, LIMIT);
+        (replicas, limit.map(|limit| limit.parse::<i32>().unwrap()))
+    };
+    assert_eq!(with("lazaret", Some(1_000_000)), (3, Some(2_162_712)));
+    assert_eq!(with("lazaret", Some(9_000_000)), (3, Some(9_000_000)), "larger dead letters may be in it");
+    assert_eq!(with("kubectl", Some(1_000_000)), (-1, None), "somebody has set it on the KafkaTopic");
+    assert_eq!(with("kubectl", None), (-1, Some(2_162_712)));
+    let exists = with_topic("orders.dlt", kafka_topic(labels.clone(), json!({"partitions": 3, "config": {}})));
+    let small = SMALL.replace("replicas: 3", "replicas: 3, config: {max.message.bytes: 100000}");
+    assert_eq!(planned(&small, &exists, 2, LIMIT).1, None, "the brokers' default, which it has, is higher");
 }
 
 #[test]

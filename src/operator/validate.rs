@@ -1,6 +1,7 @@
 //! Judges a pipeline by what it refers to, without asking anybody: can it run, on which Kafka, and what becomes of each
 //! topic. Everything later goes by the [`ValidatedPipeline`], never by the raw spec.
 
+mod inherited;
 mod topic;
 
 use std::collections::BTreeSet;
@@ -99,9 +100,12 @@ pub fn validate(object: &Arc<ErrorHandlingPipeline>, found: &Found) -> Result<Va
     let pipeline = validate::validate(object).map_err(Invalid::Spec)?;
     check_conflicts(object, &found.others)?;
     let bootstrap_servers = bootstrap_servers(object, &found.kafka)?;
+    let inherited = inherited::of_main_topic(&pipeline, found);
     let step = |(index, plan): (usize, &TopicPlan)| {
         let plan = topic::with_retention_kept(object, plan, found);
         let step = topic::step(object, &plan, &pipeline.topics[..index], found);
+        let is_main = plan.name == pipeline.main.topic;
+        let plan = if is_main { plan } else { inherited::complete(plan, &step, inherited, found) };
         (plan, step)
     };
     let topics = pipeline.topics.iter().enumerate().map(step).collect();

@@ -174,7 +174,10 @@ async fn what_the_operator_would_do_is_said_for_each_object() {
 #[tokio::test]
 async fn what_is_as_it_would_be_applied_stays() {
     let server = Server::with(&pipeline(json!({})));
-    let config = json!({"cleanup.policy": "delete", "retention.ms": "2592000000", "min.insync.replicas": "2"});
+    let config = json!({
+        "cleanup.policy": "delete", "retention.ms": "2592000000", "min.insync.replicas": "2",
+        "max.message.bytes": "2162712",
+    });
     let labels = json!({
         "strimzi.io/cluster": "main", "lazaret.dev/pipeline": "orders", "app.kubernetes.io/managed-by": "lazaret",
     });

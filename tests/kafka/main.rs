@@ -12,6 +12,7 @@ mod hand_over;
 mod http_api;
 mod keep_order;
 mod labs;
+mod large_records;
 mod memory;
 mod open_transaction;
 mod partitioner;
