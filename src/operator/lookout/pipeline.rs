@@ -1,5 +1,6 @@
 //! What is known of one pipeline's records, and how that is kept up to date.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::domain::dead_letters::{DeadLetters, HOUR, Summary};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::domain::time::Timestamp;
-use crate::domain::topic::dangers;
+use crate::domain::topic::{Purpose, dangers, too_small};
 use crate::kafka::log_reader::Logs;
 use crate::operator::context::Context;
 use crate::operator::dereference::Sight;
@@ -219,14 +220,27 @@ impl PipelineLookout {
         }
         let Ok(topics) = self.context.topics(&self.watched.bootstrap_servers) else { return };
         let Ok(brokers) = kafka.observer.brokers().await else { return };
-        let policy = &self.watched.pipeline.policy;
-        let mut found = vec![];
-        for topic in policy.dead_letter_topics() {
-            // What may not be seen, or does not exist, is said elsewhere.
-            let Ok(Some(shape)) = topics.describe(&topic).await else { continue };
-            found.extend(dangers(&topic, &shape, policy.longest_delay(), brokers));
+        let (mut shapes, mut all_there) = (BTreeMap::new(), true);
+        for topic in self.topics() {
+            match topics.describe(topic).await {
+                Ok(Some(shape)) => _ = shapes.insert(topic, shape),
+                Ok(None) => all_there = false,
+                // What may not be seen is said elsewhere.
+                Err(_) => {}
+            }
         }
-        (self.unsafe_topics, self.topics_seen) = (found, Some(Instant::now()));
+        let Pipeline { main, retry, policy, .. } = &self.watched.pipeline;
+        let too_small = |topic: &str, purpose| {
+            too_small((topic, purpose), shapes.get(topic)?, (&main.topic, shapes.get(&*main.topic)?))
+        };
+        let mut found: Vec<_> = too_small(&retry.topic, Purpose::Retry).into_iter().collect();
+        for topic in policy.dead_letter_topics() {
+            let Some(shape) = shapes.get(&*topic) else { continue };
+            found.extend(dangers(&topic, shape, policy.longest_delay(), brokers));
+            found.extend(too_small(&topic, Purpose::DeadLetters));
+        }
+        // Topics that are only being created are looked at again.
+        (self.unsafe_topics, self.topics_seen) = (found, all_there.then(Instant::now));
     }
 
     fn view(&self) -> View {

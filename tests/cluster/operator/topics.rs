@@ -40,6 +40,7 @@ async fn three_topics_are_made_with_settings_that_keep_what_failed() {
         assert_eq!(retry.data["spec"]["partitions"], 3);
         assert_eq!(config(&retry, "cleanup.policy"), "delete");
         assert_eq!(config(&retry, "retention.ms"), &(7 * 86_400_000 + 360_000).to_string());
+        assert_eq!(config(&retry, "max.message.bytes"), "2162712", "records of the brokers' default size fit twice");
         // What is no Kubernetes name is told apart from the topic's.
         let dlt = site.topics.get(&site.named("orders.dlt")).await.unwrap();
         assert_eq!(dlt.data["spec"]["topicName"], site.named("orders.DLT"));
@@ -111,6 +112,33 @@ async fn a_kafka_topic_that_agrees_is_taken_over() {
         let taken = site.topics.get(&name).await.unwrap();
         assert_eq!(taken.labels()["lazaret.dev/pipeline"], "orders");
         assert_eq!(config(&taken, "segment.ms"), 60_000);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_topic_that_takes_less_than_the_main_topic_stays_as_it_is_and_is_told() {
+    in_site("small", async |site| {
+        let _operator = site.operator();
+        let (dlt, limit) = (site.named("orders.dlt"), "max.message.bytes");
+        let theirs = json!({"cleanup.policy": "delete", "retention.ms": "2592000000", limit: "20000"});
+        site.apply(&kafka_topic(site, &dlt, &json!({"partitions": 3, "config": theirs}))).await;
+        topics::has(&kafka_from_here(), &dlt, Some(3)).await;
+        site.apply(&site.pipeline("orders", "")).await;
+        site.reason("orders", "Ready").await;
+        let message = site.condition("orders", "DeadLetterTopicUnsafe", "Unsafe").await;
+        assert!(message.contains(&format!("`{dlt}` has max.message.bytes 20000")), "{message}");
+        assert_eq!(config(&site.topics.get(&dlt).await.unwrap(), limit), "20000");
+        // Once it is raised there is nothing to say, and it keeps what others have set.
+        let raised = json!({"spec": {"config": {limit: "3000000"}}});
+        site.topics.patch(&dlt, &PatchParams::default(), &Patch::Merge(raised)).await.unwrap();
+        eventually("Kafka has the new limit", async || {
+            (topics::config(&kafka_from_here(), &dlt).await.get(limit)? == "3000000").then_some(())
+        })
+        .await;
+        site.merge("orders", json!({"spec": {"retry": {"maxAttempts": 3}}})).await;
+        site.condition("orders", "DeadLetterTopicUnsafe", "AsItShouldBe").await;
+        assert_eq!(config(&site.topics.get(&dlt).await.unwrap(), limit), "3000000");
     })
     .await;
 }
