@@ -57,7 +57,7 @@ const REFUSED: [(&str, &str); 35] = [
         "spec: {dlt: {topic: {name: ..}}}",
         "spec.dlt.topic.name: must be a topic name: only letters, digits, '.', '_' and '-', and neither '.' nor '..'",
     ),
-    ("spec: {topic: {replicas: 0}}", "spec.topic.replicas: must be at least 1, or -1 for the cluster's default"),
+    ("spec: {topic: {replicas: 0}}", "spec.topic.replicas: must be at least 1, or -1 for the default"),
     (
         "spec: {tracing: {endpoint: 'otel-collector:4317'}}",
         "spec.tracing.endpoint: must begin with http:// or https://, followed by a host",

@@ -103,11 +103,15 @@ pub struct RetryTopic {
     #[schemars(schema_with = "topic::partitions")]
     pub partitions: i32,
 
-    /// How many brokers hold a copy of each record, at least 1; -1 (default) takes the cluster's own default.
+    /// How many brokers hold a copy of each record, at least 1. Default: when the topic is created, as many as the main topic
+    /// has; where that is not known, the cluster's own default. -1 stands for the default. The replicas of a topic that exists
+    /// are never changed.
     #[schemars(schema_with = "topic::replicas")]
     pub replicas: i32,
 
-    /// Other topic settings, by their names in Kafka. Example: `{min.insync.replicas: 2}`. Default: none.
+    /// Other topic settings, by their names in Kafka. Example: `{min.insync.replicas: 2}`. Default: `max.message.bytes` is twice
+    /// that of the main topic and 64 KiB more, so that every record fits with its retry headers. On a topic that exists Lazaret
+    /// only raises it, and only where it manages the topic by a KafkaTopic and nobody else has set it there.
     #[serde(deserialize_with = "topic::read_config")]
     #[schemars(schema_with = "topic::config_without_compaction")]
     pub config: BTreeMap<String, String>,

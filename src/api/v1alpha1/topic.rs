@@ -57,7 +57,7 @@ const fn yes() -> bool {
     true
 }
 
-/// The number of replicas that stands for the cluster's own default.
+/// The number of replicas that stands for the default: of a main topic the cluster's own.
 pub(super) const fn cluster_default() -> i32 {
     -1
 }
@@ -102,7 +102,7 @@ pub(super) fn replicas(_: &mut SchemaGenerator) -> Schema {
         "minimum": -1,
         "maximum": 32767,
         "x-kubernetes-validations": [
-            Rule::new("self != 0").message("must be at least 1, or -1 for the cluster's default"),
+            Rule::new("self != 0").message("must be at least 1, or -1 for the default"),
         ],
     })
 }
