@@ -17,6 +17,7 @@ mod context;
 mod fail;
 mod group;
 pub mod http;
+mod learner;
 mod member;
 pub mod metrics;
 mod partition;

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::context::Context;
 use super::member::{Held, Seat, committed, generation, log_starts, member_id};
@@ -41,10 +41,9 @@ use crate::kafka::connection::LogContext;
 /// How long after the drain timeout the settle loop may take to answer.
 const SETTLE_GRACE: Duration = COMMIT_GRACE.saturating_add(Duration::from_millis(500));
 
-/// How long the coordinator may take to say what is committed. It says nothing while a dead worker's transaction is open,
-/// and ends that after half a minute and up to ten seconds.
-const LEARN_PATIENCE: Duration = Duration::from_secs(60);
-const LEARN_PAUSE: Duration = Duration::from_millis(200);
+/// How long Kafka may take to say where partitions are to be read from while a rebalance waits for it. Those of which it does not
+/// are read later: the others must not wait for them.
+const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// This worker as a member of its group.
 pub(super) struct Group {
@@ -56,6 +55,17 @@ pub(super) struct Group {
     held: Held,
     rebalances: Mutex<Rebalances>,
     next_id: AtomicU64,
+    /// Partitions of which it is not known yet where they are to be read from. They are paused.
+    unknown: Mutex<BTreeMap<i32, Unknown>>,
+}
+
+/// A partition of which it is not known yet where it is to be read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unknown {
+    /// Another one each time that the partition is given to this worker.
+    id: AssignmentId,
+    member_id: String,
+    is_asked_for: bool,
 }
 
 /// A partition that this worker reads.
@@ -75,8 +85,8 @@ pub(super) struct Assigned {
 
 impl Group {
     pub fn new(context: Arc<Context>, runtime: Handle) -> Self {
-        let (assigned, given, held, rebalances) = Default::default();
-        Self { context, runtime, assigned, given, held, rebalances, next_id: AtomicU64::new(1) }
+        let (assigned, given, held, rebalances, unknown) = Default::default();
+        Self { context, runtime, assigned, given, held, rebalances, unknown, next_id: AtomicU64::new(1) }
     }
 
     /// The partitions that this worker reads.
@@ -95,7 +105,7 @@ impl Group {
 
     /// Starts to read a partition from what was committed for it.
     fn begin(&self, partition: i32, offsets: Offsets, member_id: String) {
-        let id = AssignmentId(self.next_id.fetch_add(1, Relaxed));
+        let id = self.next_id();
         let (inbox, receiver) = mpsc::unbounded_channel();
         let (stop, next) = (CancellationToken::new(), offsets.watermark());
         let state = Arc::new(PartitionState::new(offsets, self.context.partition_records()));
@@ -113,22 +123,63 @@ impl Group {
 
     /// Starts to read partitions from what is committed for them, and says so to librdkafka.
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        // A worker that leaves its group while it joins is still given partitions. It reads none of them.
+        if self.context.stop.is_cancelled() {
+            return;
+        }
         let partitions = partitions(list);
-        let Some(starts) = self.learn(consumer, &partitions) else {
-            error!(?partitions, "the coordinator does not say what is committed: giving up");
-            return self.context.failed.cancel();
-        };
+        let starts = learn(consumer, &partitions, LEARN_TIMEOUT);
         let member_id = member_id(consumer);
         for mut element in list.elements() {
             let partition = element.partition();
-            let Some((offset, metadata)) = starts.get(&partition) else { continue };
-            if let Err(error) = element.set_offset(Offset::Offset(*offset)) {
-                error!(partition, offset, %error, "could not set where to read from");
+            let start = starts.get(&partition);
+            let offset = start.map_or(Offset::Beginning, |(offset, _)| Offset::Offset(*offset));
+            if let Err(error) = element.set_offset(offset) {
+                error!(partition, ?offset, %error, "could not set where to read from");
                 return self.context.failed.cancel();
             }
             self.given().insert(partition);
-            self.begin(partition, self.resume(partition, *offset, metadata), member_id.clone());
+            match start {
+                Some((offset, metadata)) => {
+                    self.begin(partition, self.resume(partition, *offset, metadata), member_id.clone());
+                }
+                None => {
+                    let id = self.next_id();
+                    self.unknown().insert(partition, Unknown { id, member_id: member_id.clone(), is_asked_for: false });
+                }
+            }
         }
+    }
+
+    fn next_id(&self) -> AssignmentId {
+        AssignmentId(self.next_id.fetch_add(1, Relaxed))
+    }
+
+    fn unknown(&self) -> MutexGuard<'_, BTreeMap<i32, Unknown>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partitions of which nobody has asked yet where they are to be read from.
+    pub fn to_learn(&self) -> BTreeMap<i32, Unknown> {
+        let new =
+            |unknown: &mut Unknown| (!std::mem::replace(&mut unknown.is_asked_for, true)).then(|| unknown.clone());
+        self.unknown().iter_mut().filter_map(|(partition, unknown)| Some((*partition, new(unknown)?))).collect()
+    }
+
+    /// Those of them that are still this worker's.
+    pub fn retain_unknown(&self, unknown: &mut BTreeMap<i32, Unknown>) {
+        let now = self.unknown();
+        unknown.retain(|partition, asked| now.get(partition).is_some_and(|now| now.id == asked.id));
+    }
+
+    /// Starts to read a partition of which it was not known where. Returns whether it is still this worker's.
+    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, offset: i64, metadata: &str) -> bool {
+        let is_it = self.unknown().get(&partition).is_some_and(|now| now.id == asked.id);
+        if is_it {
+            self.unknown().remove(&partition);
+            self.begin(partition, self.resume(partition, offset, metadata), asked.member_id.clone());
+        }
+        is_it
     }
 
     fn resume(&self, partition: i32, offset: i64, metadata: &str) -> Offsets {
@@ -138,35 +189,6 @@ impl Group {
             vec![]
         });
         Offsets::resume(offset, finished)
-    }
-
-    /// Where each of the partitions is to be read from, with what stands beside the commit. `None` when the coordinator
-    /// does not say it in time. Where nothing is committed, the log is read from where it starts; that is then committed, so
-    /// that it can be told from the first minute how far behind the group is.
-    fn learn(&self, consumer: &BaseConsumer<Self>, partitions: &[i32]) -> Option<BTreeMap<i32, (i64, String)>> {
-        let ask = || {
-            let committed = committed(consumer, partitions)?;
-            let fresh: Vec<i32> = partitions.iter().filter(|p| !committed.contains_key(p)).copied().collect();
-            let starts = if fresh.is_empty() { BTreeMap::new() } else { log_starts(consumer, &fresh)? };
-            let starts = starts.into_iter().map(|(partition, start)| (partition, (start, String::new())));
-            Ok::<_, KafkaError>(committed.into_iter().chain(starts).collect())
-        };
-        let deadline = Instant::now() + LEARN_PATIENCE.min(self.context.pipeline.membership.max_poll_interval / 2);
-        loop {
-            // A worker that leaves its group while it joins is still given partitions, and no coordinator answers it. It reads
-            // none of them.
-            if self.context.stop.is_cancelled() {
-                return Some(BTreeMap::new());
-            }
-            match ask() {
-                Ok(starts) => return Some(starts),
-                Err(error) if Instant::now() < deadline => {
-                    warn!(%error, "the coordinator does not say yet what is committed: the partitions wait");
-                    std::thread::sleep(LEARN_PAUSE);
-                }
-                Err(_) => return None,
-            }
-        }
     }
 
     /// Starts a partition anew whose log is another one from this offset on: it was cut there, or its topic was deleted
@@ -192,6 +214,7 @@ impl Group {
 
     /// Gives up all that this worker reads.
     pub fn give_up(&self) {
+        self.unknown().clear();
         let taken: Vec<_> = std::mem::take(&mut *self.assigned()).into_iter().collect();
         taken.iter().for_each(|(partition, _)| self.context.metrics.set_assigned(*partition, None));
         self.revoke(taken.into_iter().map(|(_, assigned)| assigned).collect());
@@ -291,6 +314,7 @@ impl ConsumerContext for Group {
         let taken: Vec<_> = partitions.iter().filter_map(|partition| self.assigned().remove(partition)).collect();
         for partition in &partitions {
             self.given().remove(partition);
+            self.unknown().remove(partition);
             self.context.metrics.set_assigned(*partition, None);
         }
         // librdkafka keeps a pause beyond the assignment: a partition that comes back would never be fetched again.
@@ -309,6 +333,40 @@ impl ConsumerContext for Group {
             self.revoke(taken);
         }
     }
+
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, _: &Rebalance<'_>) {
+        let unknown: Vec<_> = self.unknown().keys().copied().collect();
+        if unknown.is_empty() {
+            return;
+        }
+        warn!(partitions = ?unknown, "Kafka does not say yet where to read from: the partitions wait, the others go on");
+        if let Err(error) = consumer.pause(&self.list(&unknown)) {
+            warn!(partitions = ?unknown, %error, "could not pause");
+        }
+    }
+}
+
+/// Where each of the partitions is to be read from, with what stands beside the commit, as far as Kafka says it in time. Where
+/// nothing is committed, the log is read from where it starts; that is then committed, so that it can be told from the first
+/// minute how far behind the group is. It blocks.
+pub(super) fn learn(
+    consumer: &BaseConsumer<Group>,
+    partitions: &[i32],
+    timeout: Duration,
+) -> BTreeMap<i32, (i64, String)> {
+    let mut starts = committed(consumer, partitions, timeout).unwrap_or_else(|error| {
+        debug!(?partitions, %error, "the coordinator does not say what is committed");
+        BTreeMap::new()
+    });
+    let fresh: Vec<i32> = starts.iter().filter(|(_, start)| start.is_none()).map(|(partition, _)| *partition).collect();
+    if !fresh.is_empty() {
+        let begins = log_starts(consumer, &fresh, timeout).unwrap_or_else(|error| {
+            debug!(partitions = ?fresh, %error, "Kafka does not say where partitions begin");
+            BTreeMap::new()
+        });
+        starts.extend(begins.into_iter().map(|(partition, start)| (partition, Some((start, String::new())))));
+    }
+    starts.into_iter().filter_map(|(partition, start)| Some((partition, start?))).collect()
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<i32> {

@@ -138,7 +138,8 @@ impl<C: Seat> Coordinated for BaseConsumer<C> {
     }
 
     fn committed(&self, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
-        committed(self, partitions)
+        let committed = committed(self, partitions, TIMEOUT)?;
+        Ok(committed.into_iter().filter_map(|(partition, committed)| Some((partition, committed?))).collect())
     }
 
     fn list(&self, commits: &[Commit]) -> KafkaResult<TopicPartitionList> {
@@ -183,31 +184,36 @@ pub(super) fn member_id<C: Seat>(consumer: &BaseConsumer<C>) -> String {
     }
 }
 
-/// What is committed for the partitions for which something is: offset and metadata. It blocks.
+/// What is committed for each of the partitions, offset and metadata, `None` where nothing is. It blocks.
 ///
 /// The coordinator does not answer while a transaction is open that commits for one of them.
 pub(super) fn committed<C: Seat>(
     consumer: &BaseConsumer<C>,
     partitions: &[i32],
-) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
-    let list = consumer.committed_offsets(consumer.context().list(partitions), TIMEOUT)?;
-    let committed = list.elements().into_iter().filter_map(|element| match (element.error(), element.offset()) {
-        (Err(error), _) => Some(Err(error)),
-        (Ok(()), Offset::Offset(offset)) => Some(Ok((element.partition(), (offset, element.metadata().to_owned())))),
-        _ => None,
+    timeout: Duration,
+) -> KafkaResult<BTreeMap<i32, Option<(i64, String)>>> {
+    let list = consumer.committed_offsets(consumer.context().list(partitions), timeout)?;
+    let committed = list.elements().into_iter().map(|element| {
+        element.error()?;
+        let committed = match element.offset() {
+            Offset::Offset(offset) => Some((offset, element.metadata().to_owned())),
+            _ => None,
+        };
+        Ok((element.partition(), committed))
     });
     committed.collect()
 }
 
-/// Where the log of each of the partitions begins. It blocks.
-pub(super) fn log_starts<C: Seat>(consumer: &BaseConsumer<C>, partitions: &[i32]) -> KafkaResult<BTreeMap<i32, i64>> {
+/// Where the log of each of the partitions begins, but of those whose leader does not say it. It blocks.
+pub(super) fn log_starts<C: Seat>(
+    consumer: &BaseConsumer<C>,
+    partitions: &[i32],
+    timeout: Duration,
+) -> KafkaResult<BTreeMap<i32, i64>> {
     let mut list = consumer.context().list(partitions);
     // In this call an offset stands for a time, and the beginning for the time of the first record.
     list.set_all_offsets(Offset::Beginning)?;
-    let starts = consumer.offsets_for_times(list, TIMEOUT)?;
-    let starts = starts.elements().into_iter().map(|element| {
-        element.error()?;
-        Ok((element.partition(), element.offset().to_raw().unwrap_or(0)))
-    });
-    starts.collect()
+    let starts = consumer.offsets_for_times(list, timeout)?;
+    let known = starts.elements().into_iter().filter(|element| element.error().is_ok());
+    Ok(known.map(|element| (element.partition(), element.offset().to_raw().unwrap_or(0))).collect())
 }

@@ -15,6 +15,7 @@ use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
 use super::group::Group;
+use super::learner::{Learner, Learnt};
 use super::member::Seat;
 use super::work::Work;
 use crate::domain::load::{Load, Pause, STAGE_BYTES};
@@ -43,6 +44,7 @@ const LEAVE_GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Source {
     consumer: Arc<BaseConsumer<Group>>,
     context: Arc<Context>,
+    learner: Learner,
 }
 
 /// Records of one partition that were read one after the other.
@@ -62,13 +64,15 @@ impl Batch {
 
 impl Source {
     pub fn new(consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>) -> Self {
-        Self { consumer, context }
+        let learner = Learner::new(&consumer, FailOnPanic(context.failed.clone()));
+        Self { consumer, context, learner }
     }
 
     /// Runs until it is told to stop, then hands its partitions over and leaves the group.
     pub fn run(self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
         while !self.context.stop.is_cancelled() {
+            self.begin_learnt();
             self.balance();
             self.poll();
         }
@@ -84,6 +88,26 @@ impl Source {
 
     fn group(&self) -> &Group {
         self.consumer.context()
+    }
+
+    /// Has it be learnt where partitions are to be read from of which Kafka did not say it at once, and begins those of which it is
+    /// known now.
+    fn begin_learnt(&self) {
+        let unknown = self.group().to_learn();
+        if !unknown.is_empty()
+            && let Err(error) = self.learner.learn(unknown)
+        {
+            error!(%error, "a thread could not be started");
+            self.context.failed.cancel();
+        }
+        while let Ok(Learnt { partition, unknown, offset, metadata }) = self.learner.learnt.try_recv() {
+            if self.group().begin_unknown(partition, &unknown, offset, &metadata)
+                && let Err(error) = self.read_from(partition, offset)
+            {
+                error!(partition, offset, %error, "could not begin to read");
+                self.context.failed.cancel();
+            }
+        }
     }
 
     /// Reads a partition that is paused from this offset on.

@@ -11,6 +11,7 @@ mod brokers;
 mod children;
 mod endpoint;
 mod hand_over;
+mod leaderless;
 mod liveness;
 mod lopsided;
 mod order;

@@ -111,10 +111,10 @@ async fn a_dead_letter_topic_that_does_not_exist_holds_up_no_other_records_of_at
     one_topic_that_takes_nothing_holds_up_no_other("missing-at-least", "AtLeastOnce", delete, make).await;
 }
 
-async fn set(topic: &str, name: &str, value: &str) {
+async fn set_policy(topic: &str, policy: &str) {
     let topics = Topics::new(&Connection::new(kafka())).unwrap();
     let found = topics.describe(topic).await.unwrap().unwrap();
-    let config = [(name.to_owned(), value.to_owned())].into();
+    let config = [("cleanup.policy".to_owned(), policy.to_owned())].into();
     let (partitions, name) = (found.partitions.unwrap(), topic.into());
     let plan = TopicPlan { name, partitions, replicas: -1, config, manage: true, force: false };
     topics.alter(&plan, &found).await.unwrap();
@@ -122,20 +122,11 @@ async fn set(topic: &str, name: &str, value: &str) {
 
 /// Kafka refuses each record that has no key, with INVALID_RECORD.
 async fn compact(topic: &str) {
-    set(topic, "cleanup.policy", "compact").await;
+    set_policy(topic, "compact").await;
 }
 
 async fn delete_old(topic: &str) {
-    set(topic, "cleanup.policy", "delete").await;
-}
-
-/// Too few replicas are in sync: no record is taken, and no transaction that has touched a partition can be ended.
-async fn lose_replicas(topic: &str) {
-    set(topic, "min.insync.replicas", "2").await;
-}
-
-async fn have_replicas(topic: &str) {
-    set(topic, "min.insync.replicas", "1").await;
+    set_policy(topic, "delete").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,15 +137,4 @@ async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others_of_at_least_once() {
     one_topic_that_takes_nothing_holds_up_no_other("refuses-at-least", "AtLeastOnce", compact, delete_old).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_topic_with_too_few_in_sync_replicas_holds_up_no_others() {
-    one_topic_that_takes_nothing_holds_up_no_other("out-of-sync", "ExactlyOnce", lose_replicas, have_replicas).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_topic_with_too_few_in_sync_replicas_holds_up_no_others_of_at_least_once() {
-    one_topic_that_takes_nothing_holds_up_no_other("out-of-sync-at-least", "AtLeastOnce", lose_replicas, have_replicas)
-        .await;
 }
