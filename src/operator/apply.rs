@@ -2,7 +2,6 @@
 //! [`super::names`]). It judges nothing, but that an object of somebody else is never taken.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::Service;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, Resource, ResourceExt};
@@ -106,8 +105,8 @@ async fn keep_replicas(
     Ok(())
 }
 
-/// What an earlier spec asked for and this one does not. Only Services and autoscalers come and go with the spec; the rest is
-/// there for every pipeline.
+/// What an earlier spec asked for and this one does not. Only autoscalers come and go with the spec; the rest is there for
+/// every pipeline.
 pub async fn unwanted(
     client: &Client,
     validated: &ValidatedPipeline,
@@ -115,19 +114,16 @@ pub async fn unwanted(
 ) -> Result<Vec<DynamicObject>, Error> {
     let namespace = validated.object.namespace().unwrap_or_default();
     let labelled = ListParams::default().labels(&format!("{PIPELINE_LABEL}={}", validated.object.name_any()));
-    let mut unwanted = vec![];
-    for resource in [ApiResource::erase::<Service>(&()), ApiResource::erase::<HorizontalPodAutoscaler>(&())] {
-        let is_wanted = |name: &str| {
-            wanted.iter().any(|object| {
-                object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == name
-            })
-        };
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-        let found = api.list_metadata(&labelled).await?.items.into_iter();
-        let gone = found.filter(|object| is_owned(object, validated) && !is_wanted(&object.name_any()));
-        unwanted.extend(gone.map(|object| DynamicObject::new(&object.name_any(), &resource).within(&namespace)));
-    }
-    Ok(unwanted)
+    let resource = ApiResource::erase::<HorizontalPodAutoscaler>(&());
+    let is_wanted = |name: &str| {
+        wanted.iter().any(|object| {
+            object.types.as_ref().is_some_and(|types| types.kind == resource.kind) && object.name_any() == name
+        })
+    };
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+    let found = api.list_metadata(&labelled).await?.items.into_iter();
+    let gone = found.filter(|object| is_owned(object, validated) && !is_wanted(&object.name_any()));
+    Ok(gone.map(|object| DynamicObject::new(&object.name_any(), &resource).within(&namespace)).collect())
 }
 
 /// Whether an object belongs to the pipeline.

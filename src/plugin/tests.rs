@@ -141,9 +141,9 @@ async fn what_the_operator_would_do_is_said_for_each_object() {
         }),
     );
     server.list(
-        "/api/v1/namespaces/kafka/services",
+        "/apis/autoscaling/v2/namespaces/kafka/horizontalpodautoscalers",
         vec![
-            json!({"metadata": {"name": "orders-workers", "ownerReferences": owner}}),
+            json!({"metadata": {"name": "orders-retry", "ownerReferences": owner}}),
             json!({"metadata": {"name": "somebody-elses"}}),
         ],
     );
@@ -151,9 +151,9 @@ async fn what_the_operator_would_do_is_said_for_each_object() {
     let said = comments(&text);
     for line in [
         "image of the workers: lazaret:7",
-        "objects: 5 to create, 4 to change, 0 to leave, 1 in the way",
+        "objects: 6 to create, 4 to change, 0 to leave, 1 in the way",
         "topic `orders.dlt`: by the KafkaTopic `orders.dlt` below",
-        "Service `orders-workers` would be deleted: nothing asks for it any more",
+        "HorizontalPodAutoscaler `orders-retry` would be deleted: nothing asks for it any more",
         "KafkaTopic `orders` would be changed:",
         "  metadata.labels[app.kubernetes.io/managed-by]: (not set) → \"lazaret\"",
         "  spec.config[cleanup.policy]: (not set) → \"delete\"",

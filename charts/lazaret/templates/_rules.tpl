@@ -18,12 +18,8 @@
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [configmaps, serviceaccounts]
+  resources: [configmaps, serviceaccounts, services]
   verbs: [get, list, watch, create, patch]
-# Deleted too: the one by which workers find each other is there only while failures can be injected.
-- apiGroups: [""]
-  resources: [services]
-  verbs: [get, list, watch, create, patch, delete]
 # Deleted too, when a pipeline asks for no autoscaling any more.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]

@@ -15,7 +15,7 @@ pub(super) fn config_map_name(pipeline: &str) -> String {
     format!("{pipeline}-worker")
 }
 
-/// The name by which workers find each other, to tell all of them of injected failures.
+/// The name by which workers find each other: to say what all of them did, and to tell all of injected failures.
 pub(super) fn peers_service_name(pipeline: &str) -> String {
     format!("{pipeline}-workers")
 }

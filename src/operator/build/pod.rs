@@ -82,16 +82,14 @@ fn worker(validated: &ValidatedPipeline, stage: Stage, image: &str, template: &T
         || json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}),
         |resources| json!(resources),
     );
-    let mut args = [
+    let (service, namespace) = (peers_service_name(&object.name_any()), object.namespace().unwrap_or_default());
+    let args = [
         ["worker", "--stage", &stage.to_string(), "--file", "/etc/lazaret/pipeline.yaml"].map(str::to_owned).to_vec(),
         vec!["--bootstrap-servers".to_owned(), validated.bootstrap_servers.clone()],
         vec!["--listen".to_owned(), format!("0.0.0.0:{port}")],
+        vec!["--peers".to_owned(), format!("{service}.{namespace}.svc:{port}")],
     ]
     .concat();
-    if validated.pipeline.fault_injection {
-        let (service, namespace) = (peers_service_name(&object.name_any()), object.namespace().unwrap_or_default());
-        args.extend(["--peers".to_owned(), format!("{service}.{namespace}.svc:{port}")]);
-    }
     let mut container = json!({
         "name": "worker",
         "image": image,

@@ -36,10 +36,8 @@ pub fn build_workers(validated: &ValidatedPipeline, image: &str) -> Vec<DynamicO
             "data": {"pipeline.yaml": config},
         }),
         service(&validated.object),
+        peers_service(&name, worker_port(&validated.object)),
     ];
-    if validated.pipeline.fault_injection {
-        objects.push(peers_service(&name, worker_port(&validated.object)));
-    }
     for stage in [Stage::Main, Stage::Retry] {
         objects.push(disruption_budget(&name, stage));
         objects.push(deployment(validated, stage, image, &config));
@@ -105,7 +103,8 @@ fn service(object: &ErrorHandlingPipeline) -> Value {
     })
 }
 
-/// One that is not ready must hear of it, too.
+/// It resolves to the workers of both stages. One that is not ready is among them: what it did belongs to the totals, it
+/// must hear of injected failures, too, and it becomes ready only once it finds the others.
 fn peers_service(name: &str, port: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": peers_service_name(name)},

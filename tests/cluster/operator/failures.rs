@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
@@ -23,7 +24,7 @@ async fn with_the_charts_rights_everything_works_and_a_missing_one_is_named() {
     in_site("rights", async |site| {
         set_rights(&site.client, &site.namespace, Some("deployments")).await;
         let operator = site.operator();
-        site.apply(&site.pipeline("orders", "faultInjection: {enabled: true}")).await;
+        site.apply(&site.pipeline("orders", "retry: {autoscaling: {maxReplicas: 2}}")).await;
         let message = site.reason("orders", "Forbidden").await;
         for word in ["lacks a permission", "deployments.apps", "patch", &*site.namespace] {
             assert!(message.contains(word), "{word:?} is not in {message}");
@@ -40,9 +41,9 @@ async fn with_the_charts_rights_everything_works_and_a_missing_one_is_named() {
             "{events:?}"
         );
         // Removing what is no longer wanted is within its rights, too.
-        site.merge("orders", json!({"spec": {"faultInjection": {"enabled": false}}})).await;
-        let services: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(site.client.clone(), &site.namespace);
-        wait_until_gone(&services, "orders-workers").await;
+        site.merge("orders", json!({"spec": {"retry": {"autoscaling": null}}})).await;
+        let autoscalers: Api<HorizontalPodAutoscaler> = Api::namespaced(site.client.clone(), &site.namespace);
+        wait_until_gone(&autoscalers, "orders-retry").await;
         assert!(operator.grep(&["an event could not be written"]).is_empty(), "{}", operator.log());
     })
     .await;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
@@ -56,8 +57,6 @@ async fn records_are_processed_and_dead_lettered_by_restricted_pods_without_a_to
         assert_eq!(account.automount_service_account_token, Some(false));
         let budget = api::<PodDisruptionBudget>(site).get("orders-consumer").await.unwrap();
         assert!(budget.spec.unwrap().max_unavailable.is_some());
-        // Nobody asked for injected failures, so workers need not find each other.
-        assert!(api::<Service>(site).get_opt("orders-workers").await.unwrap().is_none());
     })
     .await;
 }
@@ -146,6 +145,7 @@ async fn what_somebody_changes_or_deletes_is_as_asked_for_again() {
             wait_for(&api, name, "is another one", |object| (object.meta().uid != uid).then_some(())).await;
         }
         comes_back(api::<Service>(site), "orders-consumer").await;
+        comes_back(api::<Service>(site), "orders-workers").await;
         comes_back(api::<ConfigMap>(site), "orders-worker").await;
         comes_back(api::<PodDisruptionBudget>(site), "orders-retry").await;
         comes_back(site.deployments.clone(), "orders-consumer").await;
@@ -158,13 +158,13 @@ async fn what_somebody_changes_or_deletes_is_as_asked_for_again() {
 async fn what_an_earlier_spec_asked_for_is_removed() {
     in_site("unwanted", async |site| {
         let _operator = site.operator();
-        site.apply(&site.pipeline("orders", "faultInjection: {enabled: true}")).await;
+        site.apply(&site.pipeline("orders", "retry: {autoscaling: {maxReplicas: 2}}")).await;
         site.reason("orders", "Ready").await;
-        let services = api::<Service>(site);
-        assert_eq!(services.get("orders-workers").await.unwrap().spec.unwrap().cluster_ip.as_deref(), Some("None"));
-        site.merge("orders", json!({"spec": {"faultInjection": {"enabled": false}}})).await;
-        wait_until_gone(&services, "orders-workers").await;
-        assert!(services.get_opt("orders-consumer").await.unwrap().is_some());
+        let autoscalers = api::<HorizontalPodAutoscaler>(site);
+        assert!(autoscalers.get_opt("orders-retry").await.unwrap().is_some());
+        site.merge("orders", json!({"spec": {"retry": {"autoscaling": null}}})).await;
+        wait_until_gone(&autoscalers, "orders-retry").await;
+        assert!(api::<Service>(site).get_opt("orders-workers").await.unwrap().is_some());
     })
     .await;
 }
