@@ -98,8 +98,9 @@ struct WorkerArgs {
     /// Where the HTTP API listens.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// A name that resolves to every worker, and the port of their HTTP API: errors that are simulated at one of them are
-    /// then simulated at all. Default: only at that one.
+    /// A name that resolves to every worker of both stages, and the port of their HTTP API; or several. The stats of one of
+    /// them are then those of all, and errors that are simulated at one are simulated at all. Default: this worker is the
+    /// only one.
     #[arg(long, value_name = "HOST:PORT", value_parser = addresses)]
     peers: Option<String>,
 }

@@ -35,7 +35,7 @@
 //! | [`partition_state`] | what is known of one assigned partition |
 //! | [`settlement`] | what is written, committed and given up next |
 //! | [`tally`] | how many records a partition holds |
-//! | [`stats`] | what a worker says of itself |
+//! | [`stats`] | what a worker says of itself, and what all of them did together |
 //! | [`switch`] | which of several settings of a switch holds |
 
 pub mod breaker;

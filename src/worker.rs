@@ -17,6 +17,8 @@ mod context;
 mod fail;
 mod group;
 pub mod http;
+pub mod kept_count;
+mod latest;
 mod learner;
 mod member;
 pub mod metrics;

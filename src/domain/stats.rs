@@ -1,4 +1,7 @@
-//! What a worker says of itself: what its stages did and hold. A worker writes it, the operator reads it.
+//! What a worker says of itself: what its stages did and hold. A worker writes it; the operator and the other workers
+//! read it.
+
+pub mod total;
 
 use std::collections::BTreeMap;
 
@@ -7,12 +10,24 @@ use utoipa::ToSchema;
 
 use super::time::Timestamp;
 
-/// What this process did since it started, and what it holds now.
+/// Error types that are counted under their own name; the rarer ones are counted as [`OTHER`]. The types come from users'
+/// processors, so there may be any number.
+pub const ERROR_TYPES: usize = 50;
+
+/// What is counted of all error types that have no count of their own.
+pub const OTHER: &str = "other";
+
+/// What one worker did since it started, and what it holds now.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Stats {
-    /// The name of this process.
+pub struct WorkerStats {
+    /// The name of this process: in Kubernetes its pod's.
     pub worker: String,
+    /// Different for each process and each start of one. A worker that is reached at two addresses says the same at both.
+    /// Empty when the worker is of a release that does not say it.
+    #[serde(default)]
+    #[schema(required)]
+    pub instance: String,
     /// Whether every attempt is made to fail.
     pub simulate_transient_error: bool,
     /// The sums over the stages.
@@ -22,7 +37,7 @@ pub struct Stats {
     pub stages: Vec<StageStats>,
 }
 
-/// What one stage did since the process started, and what it holds now.
+/// What one stage did since its workers started, and what they hold now: of one worker, or of all.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StageStats {
@@ -39,13 +54,14 @@ pub struct StageStats {
     pub counts: Counts,
     /// The records that it holds.
     pub buffered: Buffered,
-    /// What the circuit breaker does, null where the pipeline has none.
+    /// What the circuit breaker does, null where the pipeline has none. Each worker has its own: of several workers this is one
+    /// that is open, else one that is half open, where there is one.
     #[schema(required)]
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// How late retries started, null before the first.
+    /// How late retries started, null before the first. Of several workers, each number is the highest of theirs.
     #[schema(required)]
     pub lateness_ms: Option<LatenessMs>,
-    /// The partitions that it reads.
+    /// The partitions that it reads. Each is read by one worker; while one moves, the worker that has read further is told of.
     pub partitions: Vec<PartitionStats>,
 }
 
@@ -70,7 +86,7 @@ pub struct PartitionStats {
     pub paused: Option<String>,
 }
 
-/// Counts of one stage, or of all.
+/// Counts of one stage or of several, of one worker or of several.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
@@ -96,7 +112,7 @@ pub struct Counts {
     #[serde(with = "rfc_3339")]
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub next_due: Option<Timestamp>,
-    /// Rebalances that changed this worker's partitions.
+    /// Rebalances that changed a worker's partitions. One that changed those of two workers counts for each of them.
     pub rebalances: u64,
 }
 
@@ -148,21 +164,23 @@ pub struct LatenessMs {
 }
 
 impl Counts {
-    /// Adds what another stage did.
+    /// Adds what another stage or another worker did.
     pub fn add(&mut self, other: &Self) {
-        self.processed += other.processed;
-        self.retried += other.retried;
-        self.dead_lettered += other.dead_lettered;
+        // What another worker says may be any number.
+        let add = |sum: &mut u64, number: u64| *sum = sum.saturating_add(number);
+        add(&mut self.processed, other.processed);
+        add(&mut self.retried, other.retried);
+        add(&mut self.dead_lettered, other.dead_lettered);
         for (error_type, count) in &other.dead_lettered_by_error_type {
-            *self.dead_lettered_by_error_type.entry(error_type.clone()).or_default() += count;
+            add(self.dead_lettered_by_error_type.entry(error_type.clone()).or_default(), *count);
         }
-        self.dropped += other.dropped;
-        self.skipped += other.skipped;
-        self.failed_attempts += other.failed_attempts;
-        self.in_flight += other.in_flight;
-        self.pending += other.pending;
+        add(&mut self.dropped, other.dropped);
+        add(&mut self.skipped, other.skipped);
+        add(&mut self.failed_attempts, other.failed_attempts);
+        add(&mut self.in_flight, other.in_flight);
+        add(&mut self.pending, other.pending);
         self.next_due = self.next_due.into_iter().chain(other.next_due).min();
-        self.rebalances += other.rebalances;
+        add(&mut self.rebalances, other.rebalances);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Counts the records of topics, as somebody who reads only what was committed would.
 //!
-//! It reads each record once and remembers its offset (see [`Tally`]); what came since is read when it is asked again.
+//! It reads each record once and remembers its offset (see [`Tally`]); what came since is read when it is asked again. Each
+//! question takes a thread for as long as it lasts: whoever passes questions on asks one at a time.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message;
-use rdkafka::types::RDKafkaErrorCode;
 
 use super::connection::Connection;
 use super::reader::{Logs, Next, read};
@@ -37,8 +37,8 @@ impl Counter {
         Ok(Self(Arc::new(Mutex::new(Reader { consumer: connection.reader().create()?, tallies: BTreeMap::new() }))))
     }
 
-    /// How many records each of the topics holds.
-    pub async fn count(&self, topics: Vec<Arc<str>>) -> Result<BTreeMap<String, u64>, KafkaError> {
+    /// How many records each of the topics holds; `None` when there is more to read, which goes on when it is asked again.
+    pub async fn count(&self, topics: Vec<Arc<str>>) -> Result<Option<BTreeMap<String, u64>>, KafkaError> {
         let reader = self.0.clone();
         let count = move || {
             let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,11 +50,16 @@ impl Counter {
 }
 
 impl Reader {
-    fn count(&mut self, topics: &[Arc<str>]) -> KafkaResult<BTreeMap<String, u64>> {
-        topics.iter().map(|topic| Ok((topic.to_string(), self.count_topic(topic)?))).collect()
+    fn count(&mut self, topics: &[Arc<str>]) -> KafkaResult<Option<BTreeMap<String, u64>>> {
+        let mut counts = BTreeMap::new();
+        for topic in topics {
+            let Some(count) = self.count_topic(topic)? else { return Ok(None) };
+            counts.insert(topic.to_string(), count);
+        }
+        Ok(Some(counts))
     }
 
-    fn count_topic(&mut self, topic: &Arc<str>) -> KafkaResult<u64> {
+    fn count_topic(&mut self, topic: &Arc<str>) -> KafkaResult<Option<u64>> {
         let tallies = self.tallies.entry(topic.clone()).or_default();
         let metadata = self.consumer.fetch_metadata(Some(topic), TIMEOUT)?;
         let mut behind = Logs::new();
@@ -76,9 +81,6 @@ impl Reader {
             }
             ControlFlow::Continue(())
         })?;
-        if !complete {
-            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
-        }
-        Ok(tallies.values().map(Tally::count).sum())
+        Ok(complete.then(|| tallies.values().map(Tally::count).sum()))
     }
 }

@@ -32,13 +32,13 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::kept_count::KeptCount;
 use super::metrics::StageMetrics;
 use super::peers::Peers;
 use super::processor::FaultSwitch;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::Stage;
 use crate::kafka::connection::LogContext;
-use crate::kafka::counter::Counter;
 use crate::kafka::observer::{Observer, Reachability};
 
 /// One stage that runs in this process.
@@ -58,7 +58,7 @@ pub struct Api {
     pub stages: Vec<StageView>,
     /// Makes attempts fail. Whoever runs the stages hands it only to processors whose pipeline allows that.
     pub fault: FaultSwitch,
-    /// The other workers, who are to follow when failures are switched on or off.
+    /// The other workers: who are asked what they did, and who follow when failures are switched on or off.
     pub peers: Option<Peers>,
     /// What `/metrics` shows; the stages' metrics are registered in it.
     pub registry: Arc<Registry>,
@@ -68,12 +68,14 @@ pub struct Api {
     pub bootstrap_servers: String,
     /// Tells why a record could not be written.
     pub observer: Observer,
-    /// Counts dead letters.
-    pub counter: Counter,
+    /// How many dead letters there are.
+    pub dead_letters: KeptCount,
     /// Writes what is posted. Its delivery timeout bounds how long a client waits.
     pub producer: FutureProducer<LogContext>,
     /// The name of this process.
     pub worker: String,
+    /// What tells it from another of that name.
+    pub instance: String,
 }
 
 impl Api {
@@ -103,7 +105,10 @@ pub fn openapi() -> OpenApi {
 }
 
 #[derive(utoipa::OpenApi)]
-#[openapi(info(title = "Lazaret worker", description = "Health, counts, ingress and fault injection of one worker."))]
+#[openapi(info(
+    title = "Lazaret worker",
+    description = "Health, counts, ingress and fault injection of one worker, and the counts of all."
+))]
 struct Document;
 
 fn documented_routes() -> OpenApiRouter<Arc<Api>> {

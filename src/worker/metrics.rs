@@ -15,11 +15,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::domain::decide::Reason;
 use crate::domain::load::{Load, Pause};
 use crate::domain::provenance::Stage;
+use crate::domain::stats::{ERROR_TYPES, OTHER};
 use crate::domain::time::Timestamp;
-
-/// Error types that are counted under their own name; what comes after is counted as `other`. The types come from users'
-/// code, and a label with unbounded values would bring down whoever scrapes it.
-const ERROR_TYPES: usize = 50;
 
 /// The metrics of a process, each with a value for every stage that runs in it.
 #[derive(Debug)]
@@ -227,7 +224,8 @@ impl StageMetrics {
     pub fn dead_letter(&self, error_type: &str, reason: Reason) {
         let mut by_type = self.dead_lettered_by_error_type.lock().unwrap_or_else(PoisonError::into_inner);
         let known = by_type.len() < ERROR_TYPES || by_type.contains_key(error_type);
-        let error_type = if known { error_type } else { "other" };
+        // A label with unbounded values would bring down whoever scrapes it.
+        let error_type = if known { error_type } else { OTHER };
         *by_type.entry(error_type.to_owned()).or_default() += 1;
         let StageLabels { pipeline, stage } = self.labels.clone();
         let labels =
@@ -321,6 +319,6 @@ mod tests {
         metrics.dead_letter("E0", Reason::Permanent);
         let counts = metrics.dead_lettered_by_error_type();
         assert_eq!(counts.len(), ERROR_TYPES + 1);
-        assert_eq!((counts["E0"], counts["other"]), (2, 1_000 - ERROR_TYPES as u64));
+        assert_eq!((counts["E0"], counts[OTHER]), (2, 1_000 - ERROR_TYPES as u64));
     }
 }

@@ -1,5 +1,6 @@
 //! One process of the data plane: some stages of some pipelines, their HTTP API, and an eye on Kafka.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::http::{self, Api, StageView};
+use super::kept_count::KeptCount;
 use super::metrics::{Metrics, StageMetrics};
 use super::peers::Peers;
 use super::processor::FaultSwitch;
@@ -112,9 +114,9 @@ impl Process {
         let views: Vec<_> = settings.stages.iter().map(view).collect();
         let (fault, stop) = (FaultSwitch::default(), CancellationToken::new());
         let (reached, kafka) = watch::channel(Reachability::Unknown);
-        let allowed = settings.stages.iter().any(|(pipeline, _)| pipeline.fault_injection);
-        let peers =
-            if allowed && !settings.peers.is_empty() { Some(Peers::new(settings.peers.clone())?) } else { None };
+        let peers = if settings.peers.is_empty() { None } else { Some(Peers::new(settings.peers.clone())?) };
+        let pipelines = || settings.stages.iter().map(|(pipeline, _)| pipeline);
+        let letters: BTreeSet<_> = pipelines().flat_map(|pipeline| pipeline.policy.dead_letter_topics()).collect();
         let api = Api {
             stages: views.clone(),
             fault: fault.clone(),
@@ -123,14 +125,15 @@ impl Process {
             kafka: kafka.clone(),
             bootstrap_servers: settings.connection.bootstrap_servers().to_owned(),
             observer: observer.clone(),
-            counter: Counter::new(&settings.connection)?,
+            dead_letters: KeptCount::new(Counter::new(&settings.connection)?, letters),
             producer,
             worker: settings.name.clone(),
+            instance: format!("{:016x}", rand::random::<u64>()),
         };
         let look = look_for_kafka(observer.clone(), settings.connection.clone(), reached);
         let look = stop.clone().run_until_cancelled_owned(look).map(drop);
         let mut tasks = vec![tokio::spawn(serve(listener, api, stop.clone())), tokio::spawn(look)];
-        if let Some(peers) = peers {
+        if let Some(peers) = peers.filter(|_| pipelines().any(|pipeline| pipeline.fault_injection)) {
             // The API is open: whoever sets the switch from now on reaches this process too.
             peers.ask(&fault).await;
             let keep_asking = stop.clone().run_until_cancelled_owned(peers.keep_asking(fault.clone())).map(drop);

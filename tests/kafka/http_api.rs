@@ -4,16 +4,21 @@
 //! documented for that path, its content type and body must be what the document says.
 
 mod bed;
+mod totals;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use lazaret::domain::decide::Reason;
 use lazaret::domain::load::Load;
 use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
+use lazaret::kafka::embedded::EmbeddedBroker;
 use lazaret::kafka::observer::Reachability;
+use lazaret::worker::clock;
+use lazaret::domain::load::Load;
 use lazaret::worker::metrics::BreakerView;
 use lazaret::worker::peers::Peers;
 use lazaret::worker::processor::FaultSwitch;
@@ -23,7 +28,11 @@ use rdkafka::types::RDKafkaRespErr;
 use serde_json::json;
 
 use self::bed::{Bed, CLOSED, OPEN};
+use crate::support::engine::Engine;
+use crate::support::lazaret::Lazaret;
+use crate::support::pipeline::pipeline;
 use crate::support::ports::closed_port;
+use crate::support::{eventually, topics};
 
 const SWITCH: &str = "/api/v1/config/simulate-transient-error";
 
@@ -35,6 +44,7 @@ async fn every_documented_answer_can_be_had() {
     bed.get("/readyz").await.is(200);
     bed.get("/metrics").await.is(200);
     bed.get("/api/v1/stats").await.is(200);
+    bed.get("/api/v1/stats?scope=all").await.is(400);
     bed.get("/api/v1/dlt/count").await.is(200);
     bed.post("/api/v1/orders", r#"{"orderId": "a"}"#).await.is(202);
     bed.post("/api/v1/orders", "").await.is(400);
@@ -327,7 +337,84 @@ async fn dead_letters_are_counted_in_each_topic_once() {
     }
     bed.produce("small.dlt").await;
     let topics = json!({"closed.dlt": 0, "orders.dlt": 3, "small.dlt": 1, "stats.dlt": 0});
-    assert_eq!(bed.get("/api/v1/dlt/count").await.is(200).body, json!({"count": 4, "topics": topics}));
+    let before = clock::now();
+    let answer = bed.get("/api/v1/dlt/count").await.is(200).body;
+    assert_eq!((&answer["count"], &answer["topics"]), (&json!(4), &topics));
+    let counted_at: jiff::Timestamp = answer["countedAt"].as_str().unwrap().parse().unwrap();
+    assert!(counted_at.as_millisecond() >= before.0, "nobody had asked before: {answer}");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_counted_a_second_after_it_was_written_whoever_asked_before() {
+    let bed = Bed::start(OPEN).await;
+    for count in 0..3 {
+        let counted = eventually("it is counted", async || {
+            let answer = bed.get("/api/v1/dlt/count").await.is(200).body;
+            (answer["count"] == count).then_some(Instant::now())
+        });
+        let began = Instant::now();
+        assert!(counted.await - began < Duration::from_secs(2));
+        bed.produce("orders.dlt").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_hangs_six_hundred_who_ask_for_the_count_get_an_error_and_records_go_on_being_committed() {
+    let broker = EmbeddedBroker::start().unwrap();
+    let pipeline = pipeline("hangs", "processor: {rules: [{when: 'false', error: E}]}");
+    pipeline.topics.iter().for_each(|plan| broker.create_topic(plan).unwrap());
+    let kafka = broker.connection().bootstrap_servers().to_owned();
+    let engine = Engine::start(&kafka, &pipeline).await;
+    // It takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let connection = Connection::new(silent.local_addr().unwrap().to_string());
+    let bed = Bed::at(connection, OPEN, |_| {}).await;
+    let began = Instant::now();
+    let asking = join_all((0..600).map(|_| bed.request("GET", "/api/v1/dlt/count").send()));
+    let processing = async {
+        let producer = topics::producer(&kafka);
+        for n in 1..=30 {
+            topics::write(&producer, &pipeline.main.topic, None, Some(b"{}"), None).await;
+            let began = Instant::now();
+            engine.settled(n).await;
+            assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        }
+        let committed = async || {
+            let committed = topics::committed(&kafka, &pipeline.main.group_id, &pipeline.main.topic);
+            (committed.values().map(|(offset, _)| offset).sum::<i64>() == 30).then_some(())
+        };
+        eventually("all are committed", committed).await;
+        began.elapsed()
+    };
+    let (answers, processed_after) = futures::join!(asking, processing);
+    let answered_after = began.elapsed();
+    for answer in answers {
+        assert_eq!(answer.unwrap().status(), 503);
+    }
+    assert!(answered_after < Duration::from_secs(12), "{answered_after:?}");
+    assert!(processed_after < Duration::from_secs(12), "{processed_after:?}");
+    bed.get("/api/v1/dlt/count").await.is(503).details("does not answer");
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_hundred_who_ask_for_the_count_at_once_take_one_thread() {
+    let mut demo = Lazaret::start(&["dev", "examples/orders.yaml", "--listen", "127.0.0.1:0"]);
+    let api = demo.wait_for("HTTP API    ").split_whitespace().next().unwrap().to_owned();
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let count = async || {
+        let answer = client.get(format!("{api}/api/v1/dlt/count")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    };
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", demo.pid())).unwrap().count();
+    count().await;
+    let before = threads();
+    for _ in 0..3 {
+        join_all((0..200).map(|_| count())).await;
+    }
+    join_all((0..600).map(|_| count())).await;
+    // A thread that was needed stays for ten seconds.
+    assert!(threads() <= before + 3, "{before} threads before, {} now", threads());
 }
 
 #[tokio::test]
@@ -355,13 +442,13 @@ async fn a_setting_that_names_its_time_holds_only_where_it_is_the_newest() {
     assert_eq!(bed.get(SWITCH).await.is(200).body, json!({"simulateTransientError": false, "at": 0}));
     bed.post(&format!("{SWITCH}?enabled=true"), "").await.is(200);
     let since = bed.get(SWITCH).await.is(200).body["at"].as_i64().unwrap();
-    assert!(lazaret::worker::clock::now().since(Timestamp(since)) < Duration::from_secs(60), "{since}");
+    assert!(clock::now().since(Timestamp(since)) < Duration::from_secs(60), "{since}");
     for (at, enabled, held) in [(since - 1, false, true), (since, false, true), (since + 9, false, false)] {
         let answer = bed.post(&format!("{SWITCH}?enabled={enabled}&at={at}"), "").await.is(200);
         assert_eq!((answer.body, bed.fault.is_on()), (json!({"simulateTransientError": held}), held), "{at}");
     }
     let held = json!({"simulateTransientError": false, "at": since + 9});
-    let ahead = |seconds| lazaret::worker::clock::now().after(Duration::from_secs(seconds)).0;
+    let ahead = |seconds| clock::now().after(Duration::from_secs(seconds)).0;
     for at in [ahead(90), i64::MAX] {
         let answer = bed.post(&format!("{SWITCH}?enabled=true&at={at}"), "").await.is(400);
         answer.details("more than a minute ahead");
@@ -394,7 +481,7 @@ async fn whoever_is_told_of_a_setting_passes_it_on_unless_a_peer_told_it() {
 async fn a_peer_that_does_as_it_likes_or_nothing_at_all_is_not_waited_for_and_counts_as_missed() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (closed, contrary) = (Bed::without_broker(CLOSED).await, Bed::without_broker(OPEN).await);
-    contrary.fault.set(false, lazaret::worker::clock::now().after(Duration::from_secs(30)));
+    contrary.fault.set(false, clock::now().after(Duration::from_secs(30)));
     let names = [silent.local_addr().unwrap().to_string(), closed.address.clone(), contrary.address.clone()];
     let bed = Bed::among(Some(Peers::new(names).unwrap()), OPEN).await;
     let begin = Instant::now();
@@ -406,7 +493,7 @@ async fn a_peer_that_does_as_it_likes_or_nothing_at_all_is_not_waited_for_and_co
 
 #[tokio::test]
 async fn of_what_the_peers_say_the_newest_is_taken_over_but_nothing_from_the_future() {
-    let now = lazaret::worker::clock::now();
+    let now = clock::now();
     let (first, second, ahead) =
         (Bed::without_broker(OPEN).await, Bed::without_broker(OPEN).await, Bed::without_broker(OPEN).await);
     first.fault.set(false, Timestamp(now.0 - 5));

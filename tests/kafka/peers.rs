@@ -1,7 +1,8 @@
-//! Injected failures in several worker processes at once.
+//! Several worker processes that know each other: injected failures, and what they did together.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -9,7 +10,7 @@ use axum::http::{Method, StatusCode, Uri};
 use lazaret::domain::pipeline::Pipeline;
 use serde_json::{Value, json};
 
-use crate::support::lazaret::{Lazaret, bash, stats};
+use crate::support::lazaret::{Lazaret, bash, own_stats, stats};
 use crate::support::pipeline::{pipeline, yaml};
 use crate::support::ports::free_port;
 use crate::support::processor::Endpoint;
@@ -69,7 +70,7 @@ impl Worker {
     }
 
     fn is_on(&self) -> bool {
-        stats(&self.api)["simulateTransientError"].as_bool().unwrap()
+        own_stats(&self.api)["simulateTransientError"].as_bool().unwrap()
     }
 }
 
@@ -132,7 +133,7 @@ async fn a_worker_that_starts_later_fails_from_its_first_call_on() {
         write(&producer, &bed.pipeline.main.topic, None, Some(value.as_bytes()), None).await;
     }
     let late = bed.start("main", &peers[1], &peers);
-    let retried = async || (stats(&late.api)["retried"] == 20).then_some(());
+    let retried = async || (own_stats(&late.api)["retried"] == 20).then_some(());
     eventually("the first attempt at each record failed", retried).await;
     assert_eq!(bed.endpoint.calls().len(), 0, "nobody was called: the failures were injected, in both stages");
 
@@ -178,4 +179,65 @@ async fn where_no_pipeline_allows_it_nobody_is_told_or_asked() {
     worker.lazaret.wait_for("Kafka answers");
     assert!(worker.lazaret.stop().success());
     assert!(seen.lock().unwrap().is_empty(), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_worker_is_asked_says_what_all_did_and_names_one_that_has_ended() {
+    let rules = "processor: {rules: [{when: value.amount < 0, error: 'E: negative'}, \
+                 {when: 'value.amount == 0', error: 'B: zero', retryable: true}]}";
+    let bed = Bed::new("together", &format!("{rules}\nretry: {{strategy: Immediate, maxAttempts: 3}}")).await;
+    let peers = addresses::<2>();
+    let main = bed.start("main", &peers[0], &peers);
+    let mut retry = bed.start("retry", &peers[1], &peers);
+    let producer = producer(kafka());
+    for amount in [1, 1, 1, 1, -1, 0] {
+        let value = json!({"amount": amount}).to_string();
+        write(&producer, &bed.pipeline.main.topic, None, Some(value.as_bytes()), None).await;
+    }
+    let numbers = |stats: &Value| {
+        let numbers = ["processed", "retried", "deadLettered", "deadLetteredByErrorType", "failedAttempts", "stages"];
+        numbers.map(|name| stats[name].clone())
+    };
+    let workers = |stats: &Value| -> Vec<(String, u64)> {
+        let workers = stats["workers"].as_array().unwrap().iter();
+        let stage = |worker: &Value| worker["stages"][0]["stage"].as_str().unwrap().to_owned();
+        let mut workers: Vec<_> =
+            workers.map(|worker| (stage(worker), worker["deadLettered"].as_u64().unwrap())).collect();
+        workers.sort();
+        workers
+    };
+    for worker in [&main, &retry] {
+        let all = async || (stats(&worker.api)["deadLettered"] == 2).then_some(());
+        eventually("the dead letters of both stages are counted", all).await;
+    }
+    // While nothing happens both say the same.
+    let (of_main, of_retry) = eventually("both have the same totals", async || {
+        let answers = (stats(&main.api), stats(&retry.api));
+        (numbers(&answers.0) == numbers(&answers.1)).then_some(answers)
+    })
+    .await;
+    assert_eq!((&of_main["processed"], &of_main["retried"]), (&json!(4), &json!(2)), "{of_main}");
+    assert_eq!(of_main["deadLetteredByErrorType"], json!({"B": 1, "E": 1}));
+    for answer in [&of_main, &of_retry] {
+        assert_eq!(workers(answer), [("main".to_owned(), 1), ("retry".to_owned(), 1)], "{answer}");
+        assert_eq!(answer["unreachable"], json!([]));
+        assert_eq!((&answer["stages"][0]["stage"], &answer["stages"][1]["stage"]), (&json!("main"), &json!("retry")));
+    }
+    let own = own_stats(&main.api);
+    assert_eq!((&own["deadLettered"], own["stages"].as_array().unwrap().len()), (&json!(1), 1), "{own}");
+    assert_eq!((own.get("workers"), own.get("unreachable")), (None, None), "{own}");
+
+    assert!(retry.lazaret.stop().success());
+    let missing = eventually("the other is missed", async || {
+        let began = Instant::now();
+        let answer = stats(&main.api);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        (answer["unreachable"] != json!([])).then_some(answer)
+    })
+    .await;
+    let [unreachable] = &missing["unreachable"].as_array().unwrap()[..] else { panic!("{missing}") };
+    assert_eq!((&unreachable["address"], &unreachable["worker"]), (&json!(peers[1]), &of_retry["worker"]));
+    assert!(unreachable["reason"].as_str().unwrap().contains("refused"), "{unreachable}");
+    assert_eq!(workers(&missing), [("main".to_owned(), 1)]);
+    assert_eq!((&missing["processed"], &missing["deadLettered"]), (&json!(4), &json!(1)), "the rest is there");
 }

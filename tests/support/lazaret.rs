@@ -174,7 +174,12 @@ pub fn bash(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The stats page.
+/// The stats page: of all workers that this one knows of.
 pub fn stats(api: &str) -> Value {
     serde_json::from_str(&bash(&format!("curl -sf {api}/api/v1/stats"))).unwrap()
+}
+
+/// The same of this worker.
+pub fn own_stats(api: &str) -> Value {
+    serde_json::from_str(&bash(&format!("curl -sf '{api}/api/v1/stats?scope=worker'"))).unwrap()
 }

@@ -20,7 +20,8 @@ pub struct Ingress {
     /// The largest body that is accepted. Default: `1Mi`.
     pub max_bytes: ByteSize,
 
-    /// The port of every node at which the workers' HTTP API can be reached from outside of the cluster. Default: none.
+    /// The port of every node at which the workers' HTTP API can be reached from outside of the cluster. Default: none. A
+    /// worker of the main stage answers; its `/api/v1/stats` are those of all workers of both stages.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65_535))]
     pub node_port: Option<i32>,
@@ -30,7 +31,8 @@ pub struct Ingress {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FaultInjection {
-    /// Whether `POST /api/v1/config/simulate-transient-error?enabled=true` is served. Default: `false`.
+    /// Whether `POST /api/v1/config/simulate-transient-error?enabled=true` is served. Default: `false`. It reaches all workers
+    /// of both stages.
     pub enabled: bool,
 }
 

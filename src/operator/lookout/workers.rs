@@ -11,7 +11,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
 use crate::domain::provenance::Stage;
-use crate::domain::stats::{StageStats, Stats};
+use crate::domain::stats::{StageStats, WorkerStats};
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
 use crate::operator::watched::Watched;
 
@@ -88,9 +88,10 @@ impl Workers {
         let ask = |pod: &WorkerPod| {
             let (http, address) = (self.http.clone(), pod.address.clone());
             async move {
-                let answer = http.get(format!("http://{}/api/v1/stats", address?)).send().await.ok()?;
+                // Of itself: a worker that is asked for more asks the others.
+                let answer = http.get(format!("http://{}/api/v1/stats?scope=worker", address?)).send().await.ok()?;
                 let bytes = answer.error_for_status().ok()?.bytes().await.ok()?;
-                serde_json::from_slice::<Stats>(&bytes).ok()
+                serde_json::from_slice::<WorkerStats>(&bytes).ok()
             }
         };
         let answers = futures::future::join_all(pods.iter().map(ask)).await;

@@ -1,29 +1,99 @@
-//! What the stages of this process did and hold, for people and for the operator.
+//! What the stages did and hold, for people, for the operator, and for the other workers.
 //!
-//! The totals are the sums of what the same answer says of the stages, so the two cannot disagree.
+//! Whoever asks gets the total over all workers of the pipelines, wherever the question arrives. Who wants one worker says
+//! so; so does each worker that asks another, and nobody who is asked so asks further. The totals are the sums of what the
+//! same answer says of the stages, so the two cannot disagree.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
+use super::problem::Problem;
 use super::{Api, StageView};
 use crate::domain::load::Load;
+use crate::domain::stats::total::PipelineStats;
 use crate::domain::stats::{
-    BreakerState, Buffered, CircuitBreaker, Counts, LatenessMs, PartitionStats, StageStats, Stats,
+    BreakerState, Buffered, CircuitBreaker, Counts, LatenessMs, PartitionStats, StageStats, WorkerStats,
 };
 use crate::worker::metrics::BreakerView;
 
-/// Shows what the stages of this process did and hold.
-#[utoipa::path(get, path = "/api/v1/stats", tag = "counts", responses(
-    (status = 200, body = Stats, description = "The counts, since the process started."),
+/// Of whom.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Asked {
+    /// `pipeline` (default): of all workers. `worker`: of the one that answers.
+    #[serde(default)]
+    #[param(inline)]
+    scope: Scope,
+}
+
+/// Of whom.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Scope {
+    /// Of all workers of the pipelines.
+    #[default]
+    Pipeline,
+    /// Of the worker that answers.
+    Worker,
+}
+
+/// The counts, of all workers or of one.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Stats {
+    /// Of all workers of the pipelines.
+    Pipeline(PipelineStats),
+    /// Of the worker that answers.
+    Worker(WorkerStats),
+}
+
+/// Shows what the stages did and hold: of all workers of the pipelines together and of each of them, or of one.
+///
+/// The other workers are those that `--peers` names. They are asked at most once a second; what a worker that did not
+/// answer within a second did is missing in the sums, and `unreachable` names it.
+#[utoipa::path(get, path = "/api/v1/stats", tag = "counts", params(Asked), responses(
+    (status = 200, body = Stats, description = "The counts, since each worker started."),
+    (status = 400, body = Problem, content_type = "application/problem+json",
+        description = "`scope` is neither `pipeline` nor `worker`."),
 ))]
-pub async fn stats(State(api): State<Arc<Api>>) -> Json<Stats> {
+pub async fn stats(
+    State(api): State<Arc<Api>>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Stats>, Problem> {
+    let Ok(Query(Asked { scope })) = asked else {
+        let detail = "say `?scope=pipeline` (default) or `?scope=worker`";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    };
+    let stats = match (scope, &api.peers) {
+        (Scope::Worker, _) => Stats::Worker(own(&api)),
+        (Scope::Pipeline, None) => Stats::Pipeline(PipelineStats::of(own(&api), vec![], vec![])),
+        (Scope::Pipeline, Some(peers)) => {
+            let asked = peers.stats().await;
+            Stats::Pipeline(PipelineStats::of(own(&api), asked.answers.clone(), asked.unreachable.clone()))
+        }
+    };
+    Ok(Json(stats))
+}
+
+/// What this process did.
+fn own(api: &Api) -> WorkerStats {
     let stages: Vec<_> = api.stages.iter().map(stage).collect();
     let mut totals = Counts::default();
     stages.iter().for_each(|stage| totals.add(&stage.counts));
-    Json(Stats { worker: api.worker.clone(), simulate_transient_error: api.fault.is_on(), totals, stages })
+    WorkerStats {
+        worker: api.worker.clone(),
+        instance: api.instance.clone(),
+        simulate_transient_error: api.fault.is_on(),
+        totals,
+        stages,
+    }
 }
 
 fn stage(view: &StageView) -> StageStats {

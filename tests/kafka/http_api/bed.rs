@@ -2,6 +2,7 @@
 //! a broker or its absence.
 
 use crate::support::ports::closed_port;
+use crate::support::unique;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use lazaret::kafka::embedded::EmbeddedBroker;
 use lazaret::kafka::observer::{Observer, Reachability};
 use lazaret::kafka::record::to_record;
 use lazaret::worker::http::{Api, StageView, router};
+use lazaret::worker::kept_count::KeptCount;
 use lazaret::worker::metrics::{Metrics, StageMetrics};
 use lazaret::worker::peers::Peers;
 use lazaret::worker::processor::FaultSwitch;
@@ -162,6 +164,7 @@ impl Bed {
             }
         }
         let metrics = stages.iter().map(|view| view.metrics.clone()).collect();
+        let letters: BTreeSet<_> = stages.iter().flat_map(|view| view.pipeline.policy.dead_letter_topics()).collect();
         let (kafka, receiver) = watch::channel(Reachability::Reachable);
         let (fault, bootstrap_servers) = (FaultSwitch::default(), connection.bootstrap_servers().to_owned());
         let api = Api {
@@ -172,9 +175,10 @@ impl Bed {
             kafka: receiver,
             bootstrap_servers: bootstrap_servers.clone(),
             observer: Observer::new(&connection).unwrap(),
-            counter: Counter::new(&connection).unwrap(),
+            dead_letters: KeptCount::new(Counter::new(&connection).unwrap(), letters),
             producer: producer(&connection, settings),
             worker: "worker-0".into(),
+            instance: unique("instance"),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
