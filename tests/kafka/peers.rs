@@ -34,7 +34,9 @@ struct Worker {
 impl Bed {
     async fn new(name: &str, more: &str) -> Self {
         let endpoint = Endpoint::start().await;
-        let (name, spec) = (unique(name), format!("processor: {{http: {{url: '{}'}}}}\n{more}", endpoint.url));
+        let http = format!("processor: {{http: {{url: '{}'}}}}\n", endpoint.url);
+        let (name, http) = (unique(name), if more.contains("processor: ") { "" } else { &*http });
+        let spec = format!("{http}{more}");
         let file = std::env::temp_dir().join(format!("{name}.yaml")).display().to_string();
         std::fs::write(&file, yaml(&name, &spec)).unwrap();
         let pipeline = pipeline(&name, &spec);

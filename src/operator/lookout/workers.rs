@@ -105,3 +105,51 @@ fn strip(pod: &mut Pod) {
     pod.metadata.managed_fields = None;
     pod.metadata.annotations = None;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::Uri;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A worker's API that answers every request with one stage, and notes it.
+    async fn api(seen: Arc<Mutex<Vec<String>>>) -> String {
+        let counts = json!({
+            "processed": 7, "retried": 0, "deadLettered": 0, "deadLetteredByErrorType": {}, "dropped": 0, "skipped": 0,
+            "failedAttempts": 0, "inFlight": 0, "pending": 0, "nextDue": null, "rebalances": 0,
+        });
+        let mut stage = json!({
+            "pipeline": "orders", "stage": "main", "topic": "orders", "groupId": "g", "partitions": [],
+            "buffered": {"records": 0, "bytes": 0}, "circuitBreaker": null, "latenessMs": null,
+        });
+        let mut stats = json!({"worker": "orders-0", "simulateTransientError": false});
+        for object in [&mut stage, &mut stats] {
+            object.as_object_mut().unwrap().extend(counts.as_object().unwrap().clone());
+        }
+        stats["stages"] = json!([stage]);
+        let note = async move |uri: Uri| {
+            seen.lock().unwrap().push(uri.to_string());
+            stats.to_string()
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(note)).await });
+        address
+    }
+
+    #[tokio::test]
+    async fn each_worker_is_asked_for_itself_alone_and_only_once() {
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        let workers = Workers { pods: Arc::new([]), http };
+        let pod = |address| WorkerPod { name: "orders-0".into(), address, restarts: 0 };
+        let pods = [pod(Some(api(seen.clone()).await)), pod(Some(api(seen.clone()).await)), pod(None)];
+        let stats = workers.stats(&pods).await;
+        assert_eq!(stats.iter().map(|stage| stage.counts.processed).collect::<Vec<_>>(), [7, 7]);
+        assert_eq!(*seen.lock().unwrap(), ["/api/v1/stats?scope=worker"; 2]);
+    }
+}

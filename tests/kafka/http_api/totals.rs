@@ -21,6 +21,8 @@ use crate::support::ports::closed_port;
 const STATS: &str = "/api/v1/stats";
 const OWN: &str = "/api/v1/stats?scope=worker";
 
+type Answer = fn() -> Response;
+
 /// Somebody who answers every request so, and notes it.
 async fn peer(answer: impl Fn() -> Response + Clone + Send + Sync + 'static) -> (String, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::<Mutex<Vec<_>>>::default();
@@ -133,7 +135,7 @@ async fn a_peer_of_a_release_that_knows_no_scope_is_counted() {
 #[tokio::test]
 async fn a_peer_that_answers_with_anything_else_is_named_and_the_rest_is_answered() {
     let endless = || Body::from_stream(futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 1 << 16])));
-    let peers: [(&str, fn() -> Response); 4] = [
+    let peers: [(&str, Answer); 4] = [
         ("it answers with 500 Internal Server Error", || StatusCode::INTERNAL_SERVER_ERROR.into_response()),
         ("it answers with 307 Temporary Redirect", || Redirect::temporary(STATS).into_response()),
         ("expected value at line 1", || "<html>".into_response()),
@@ -154,6 +156,16 @@ async fn a_peer_that_answers_with_anything_else_is_named_and_the_rest_is_answere
         let found = unreachable(&stats).iter().any(|(of, reason)| of == address && reason.contains(why));
         assert!(found, "{address}: {why}: {stats}");
     }
+}
+
+#[tokio::test]
+async fn of_more_addresses_than_can_be_asked_each_is_named() {
+    // Nobody listens there.
+    let bed = among((0..300).map(|n| format!("127.1.{}.{}:1", n / 200, n % 200 + 1))).await;
+    let stats = bed.get(STATS).await.is(200).body;
+    let unreachable = unreachable(&stats);
+    let not_asked = unreachable.iter().filter(|(_, reason)| reason.contains("not asked: there are more than 256"));
+    assert_eq!((unreachable.len(), not_asked.count()), (300, 44));
 }
 
 #[tokio::test]
