@@ -53,7 +53,8 @@ async fn a_partition_without_a_leader_holds_up_no_other_and_is_served_when_it_ha
     create(&address, &odd, &[3]).await;
     let producer = producer(&address);
     let write = async |partition: i32, of: &str| {
-        write_to(&producer, &topic, partition, format!("{{\"{of}\": true}}").as_bytes()).await;
+        let value = serde_json::json!({"odd": of == "odd", "bad": of == "bad"}).to_string();
+        write_to(&producer, &topic, partition, value.as_bytes()).await;
     };
     let write_some = async |partition: i32| {
         futures::future::join_all((0..RECORDS).map(|_| write(partition, "good"))).await;
