@@ -26,7 +26,7 @@ part compile cargo test --locked --no-run
 log=$(mktemp)
 { scripts/needs.sh bed && exec nice tests/bed/build.sh; } >"$log" 2>&1 &
 build=$!
-also rules tests --lib --bins --examples
+also rules tests --lib --bins --examples --test simulation
 also kafka scripts/with.sh kafka cargo test --locked --test kafka
 also chaos tests --test chaos
 wait_for_build() { wait "$build" || { cat "$log" >&2; return 1; }; }

@@ -59,6 +59,7 @@ impl<T> Lanes<T> {
 
     /// Takes the next item that may start. Its lane is taken until it is [released](Self::release).
     pub fn take_ready(&mut self) -> Option<(Option<LaneId>, T)> {
+        give_back(&mut self.ready);
         self.ready.pop_front()
     }
 
@@ -71,7 +72,10 @@ impl<T> Lanes<T> {
     /// Says that the item which was taken from this lane is settled, so that the next one may start.
     pub fn release(&mut self, lane: Option<LaneId>) {
         let Some(id) = lane else { return };
-        match self.waiting.get_mut(&id).and_then(VecDeque::pop_front) {
+        match self.waiting.get_mut(&id).and_then(|queue| {
+            give_back(queue);
+            queue.pop_front()
+        }) {
             Some(item) => self.ready.push_back((lane, item)),
             None => drop(self.waiting.remove(&id)),
         }
@@ -81,6 +85,14 @@ impl<T> Lanes<T> {
     pub fn clear(&mut self) {
         self.ready.clear();
         self.waiting.clear();
+    }
+}
+
+/// Gives memory back that a queue took when it was longer. A queue that is full again soon does not grow anew each time.
+pub(super) fn give_back<T>(queue: &mut VecDeque<T>) {
+    const KEPT: usize = 256;
+    if queue.capacity() > KEPT && queue.len() < queue.capacity() / 4 {
+        queue.shrink_to((queue.len() * 2).max(KEPT));
     }
 }
 

@@ -17,6 +17,44 @@ use super::time::Timestamp;
 /// The memory that the records of one stage may take, over all its partitions, besides those that wait to become due.
 pub const STAGE_BYTES: usize = 64 << 20;
 
+/// The part of it that records may take which were due. They have waited where they take memory, too.
+pub const DUE_BYTES: usize = STAGE_BYTES / 4;
+
+/// What the partitions of a stage hold together, and what each may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// The memory that one partition may take.
+    share: usize,
+    /// The memory that all of them take.
+    held: usize,
+}
+
+impl Intake {
+    /// Of a stage that has these partitions.
+    pub fn of<'a>(partitions: impl IntoIterator<Item = &'a Load>) -> Self {
+        let (count, held) = partitions.into_iter().fold((0, 0), |(n, held), load| (n + 1, held + load.charged()));
+        Self { share: STAGE_BYTES / count.max(1), held }
+    }
+
+    /// The memory that one partition may take.
+    pub fn share(&self) -> usize {
+        self.share
+    }
+
+    /// Why a partition has to be paused; `None` when it need not be. A stage that takes all that it may reads of those partitions
+    /// only that hold nothing, and when it takes twice as much, of none.
+    pub fn is_over(&self, load: &Load) -> Option<Pause> {
+        let is_full = self.held > 2 * STAGE_BYTES || (self.held > STAGE_BYTES && load.charged() > 0);
+        load.is_over(self.share).or(is_full.then_some(Pause::Memory))
+    }
+
+    /// Whether enough is free again for a partition to go on. One that holds nothing does not wait for the others.
+    pub fn has_room(&self, load: &Load) -> bool {
+        let limit = if load.charged() == 0 { 2 * STAGE_BYTES } else { STAGE_BYTES / 4 * 3 };
+        load.has_room(self.share) && self.held <= limit
+    }
+}
+
 /// What one assigned partition holds.
 #[derive(Debug)]
 pub struct Load {
@@ -218,6 +256,24 @@ mod tests {
         drop(rest);
         assert!(load.has_room(100));
         assert_eq!((load.bytes(), load.records()), (0, 0));
+    }
+
+    #[test]
+    fn a_stage_that_is_full_reads_only_of_partitions_that_hold_nothing_and_then_of_none() {
+        let loads: Vec<_> = (0..100).map(|_| Arc::new(Load::new(100_000))).collect();
+        let intake = || Intake::of(loads.iter().map(|load| &**load));
+        // One record each is more than its share.
+        let mut charges: Vec<_> = loads[..6].iter().map(|load| load.charge(10 << 20)).collect();
+        assert_eq!(intake().is_over(&loads[0]), Some(Pause::Memory), "its share");
+        assert_eq!(intake().is_over(&loads[50]), None);
+        let _small = loads[50].charge(1);
+        charges.push(loads[6].charge(10 << 20));
+        assert_eq!(intake().is_over(&loads[50]), Some(Pause::Memory), "the stage is full");
+        assert!(intake().is_over(&loads[51]).is_none() && intake().has_room(&loads[51]), "it holds nothing");
+        charges.extend(loads[7..13].iter().map(|load| load.charge(10 << 20)));
+        assert!(intake().is_over(&loads[51]) == Some(Pause::Memory) && !intake().has_room(&loads[51]));
+        charges.truncate(4);
+        assert!(intake().has_room(&loads[50]));
     }
 
     #[test]

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::lane::give_back;
+
 /// Finished offsets above a committed one: ranges in ascending order that neither touch nor overlap.
 pub type Finished = Vec<Range<i64>>;
 
@@ -134,6 +136,7 @@ impl Offsets {
         while self.slots.front().is_some_and(|slot| slot.state != State::InFlight) {
             self.slots.pop_front();
         }
+        give_back(&mut self.slots);
         let low = self.slots.front().map(|slot| slot.offset).or(self.next).unwrap_or(i64::MIN);
         while self.restored.front().is_some_and(|range| range.end <= low) {
             self.restored.pop_front();

@@ -10,18 +10,22 @@
 
 mod aside;
 mod book;
+mod release;
+mod step;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use aside::{Choice, Refusal};
+pub use release::COMMIT_GRACE;
+pub use step::{AssignmentId, Commit, Note, Outbound, Step, Unwritten, Written};
 
 use super::partition_state::PartitionState;
 use super::pipeline::Delivery;
-use aside::{Aside, Tried};
+use aside::{Aside, Tried, take_where};
 use book::{BLOCKED_PAUSE, Book};
 
 /// The time between two commits of what was processed. It bounds how much is processed again after a crash.
@@ -31,98 +35,9 @@ const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 const ROUND_RECORDS: usize = 10_000;
 const ROUND_BYTES: usize = 16 << 20;
 
-/// How long after the deadline of a release the last commit may take.
-pub const COMMIT_GRACE: Duration = Duration::from_secs(1);
-
 /// How long to wait after a round that failed; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// One assignment of one partition. A partition that is revoked and comes back is another assignment, so that nothing
-/// left over from the first can touch the second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AssignmentId(pub u64);
-
-/// A record that is to be written to another topic.
-pub trait Outbound {
-    /// Where it was read.
-    fn offset(&self) -> i64;
-    /// The topic that it goes to.
-    fn topic(&self) -> &Arc<str>;
-    /// The memory that it takes.
-    fn bytes(&self) -> usize;
-}
-
-/// What is committed for a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commit {
-    /// The assignment.
-    pub assignment: AssignmentId,
-    /// Its partition.
-    pub partition: i32,
-    /// Every record below this offset is finished.
-    pub offset: i64,
-    /// What is finished above it, see [`super::commit_metadata`].
-    pub metadata: String,
-}
-
-/// A record that could not be written, and why, if that has to do with it or its topic.
-#[derive(Debug)]
-pub struct Unwritten<R> {
-    /// The record. It goes to another topic, or takes less, where it was too large.
-    pub record: R,
-    /// Why.
-    pub refusal: Option<Refusal>,
-}
-
-/// What comes of writing one record.
-pub type Written<R> = Result<R, Unwritten<R>>;
-
-/// What is to be done next. Each is answered by one call, once it is done.
-#[derive(Debug)]
-pub enum Step<R> {
-    /// Commit. Answered by [`Settlement::end_commit`].
-    Commit(Vec<Commit>),
-    /// Write records, with [`Delivery::ExactlyOnce`] in one transaction with these commits. Answered by
-    /// [`Settlement::end_write`]: one whose abort takes long is left to itself, so that the next round does not wait for it.
-    Write(Vec<R>, Vec<Commit>),
-    /// Write records of one topic with the second producer. With [`Delivery::ExactlyOnce`] its transaction stays open if all are
-    /// written, else it is aborted. Answered by [`Settlement::end_delivery`].
-    Deliver(Vec<R>, Choice),
-    /// Commit in the transaction that is open, and end it. Answered by [`Settlement::end_delivered`].
-    CommitDelivered(Vec<Commit>),
-    /// Abort the transaction that is open. Nothing is to be answered.
-    AbortDelivered,
-    /// Let go of an assignment. Nothing is to be answered.
-    Release {
-        /// The assignment.
-        assignment: AssignmentId,
-        /// Its partition.
-        partition: i32,
-        /// Whether Kafka has all that may be committed.
-        is_committed: bool,
-        /// Whether, besides, nothing was given up.
-        is_clean: bool,
-    },
-}
-
-/// What is worth telling.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Records that failed could not be written before their partition was given up: its next owner processes them again.
-    GaveUp {
-        /// The partition.
-        partition: i32,
-        /// How many.
-        records: usize,
-        /// Why.
-        why: &'static str,
-    },
-    /// Records that go to this topic are tried apart from the others from now on.
-    SetApart(Arc<str>),
-    /// And no longer.
-    TakenBack(Arc<str>),
-}
 
 /// The round that is under way.
 #[derive(Debug)]
@@ -161,6 +76,9 @@ pub struct Settlement<R> {
     pause: Option<(Instant, Duration)>,
     /// Whose records were the last ones of a round: the next round begins behind it.
     served: Option<AssignmentId>,
+    /// Topics that took records in a round that failed because of another topic. The next round has theirs alone, or the same
+    /// records might be undone again for the sake of a third one.
+    proven: BTreeSet<Arc<str>>,
     notes: Vec<Note>,
 }
 
@@ -176,6 +94,7 @@ impl<R: Outbound> Settlement<R> {
             commit_at: now + COMMIT_INTERVAL,
             pause: None,
             served: None,
+            proven: BTreeSet::new(),
             notes: vec![],
         }
     }
@@ -200,16 +119,6 @@ impl<R: Outbound> Settlement<R> {
             }
         }
         outbound.into_iter().for_each(|record| self.add(assignment, record));
-    }
-
-    /// A partition is to be given up once everything on its way is written and committed, or at the deadline. Returns whether it
-    /// is held at all.
-    pub fn release(&mut self, assignment: AssignmentId, deadline: Instant, now: Instant) -> bool {
-        let Some(book) = self.books.get_mut(&assignment) else { return false };
-        book.release = Some(deadline);
-        self.pause = None;
-        self.aside.values_mut().for_each(|aside| aside.try_at(now));
-        true
     }
 
     /// A partition is somebody else's, or its log is another one: what is on its way is to be forgotten.
@@ -255,7 +164,12 @@ impl<R: Outbound> Settlement<R> {
         if self.pause.is_some_and(|(until, _)| now < until) {
             return None;
         }
-        let written = self.commit_delivered(now).or_else(|| self.write(now));
+        let proven = std::mem::take(&mut self.proven);
+        let written = self.commit_delivered(now).or_else(|| {
+            // Without topics that are proven, all others have their turn.
+            let write_proven = (!proven.is_empty()).then(|| self.write(now, Some(&proven))).flatten();
+            write_proven.or_else(|| self.write(now, None))
+        });
         written.or_else(|| self.is_releasing().then(|| self.commit()).flatten())
     }
 
@@ -271,8 +185,8 @@ impl<R: Outbound> Settlement<R> {
         Some(Step::Commit(commits))
     }
 
-    /// Writes what waits for topics that take records. Each partition has a share of the round.
-    fn write(&mut self, now: Instant) -> Option<Step<R>> {
+    /// Writes what waits for topics that take records, or for those that are proven to. Each partition has a share of the round.
+    fn write(&mut self, now: Instant, proven: Option<&BTreeSet<Arc<str>>>) -> Option<Step<R>> {
         let (is_releasing, served) = (self.is_releasing(), self.served);
         let wants = |book: &Book<R>| (!is_releasing || book.release.is_some()) && book.wants_to_write(now);
         let mut wanting: Vec<_> = self.books.iter().filter(|(_, book)| wants(book)).map(|(id, _)| *id).collect();
@@ -282,9 +196,14 @@ impl<R: Outbound> Settlement<R> {
         let (mut records, mut commits, mut bytes, mut assignments) = (vec![], vec![], 0, vec![]);
         for assignment in wanting {
             let Some(book) = self.books.get_mut(&assignment) else { continue };
-            let offsets = book.next_to_write(room);
+            let offsets = book.next_to_write(room, |topic| proven.is_none_or(|proven| proven.contains(topic)));
+            if offsets.is_empty() {
+                continue;
+            }
             let Some(share) = book.state.share(&offsets, self.delivery).filter(|share| share.routed > 0) else {
-                self.has_no_room(assignment, now);
+                if proven.is_none() {
+                    self.has_no_room(assignment, now);
+                }
                 continue;
             };
             for offset in &offsets[..share.routed] {
@@ -402,7 +321,7 @@ impl<R: Outbound> Settlement<R> {
     pub fn end_write(&mut self, written: Vec<Written<R>>, now: Instant) -> Vec<R> {
         let Round::Write(assignments, commits) = std::mem::replace(&mut self.round, Round::None) else { return vec![] };
         self.leave_round(&commits);
-        let (mut done, mut failed, mut refused) = (vec![], vec![], false);
+        let (mut done, mut failed, mut refused, mut proven) = (vec![], vec![], false, BTreeSet::new());
         for (assignment, written) in assignments.into_iter().zip(written) {
             match written {
                 Ok(record) => {
@@ -411,6 +330,9 @@ impl<R: Outbound> Settlement<R> {
                 }
                 Err(Unwritten { record, refusal }) => {
                     refused |= refusal.is_some();
+                    if refusal.is_none() && !proven.contains(record.topic()) {
+                        proven.insert(record.topic().clone());
+                    }
                     let tried = Tried { assignment, offset: record.offset(), order: 0, why: None };
                     failed.push((tried, record, refusal));
                 }
@@ -420,6 +342,9 @@ impl<R: Outbound> Settlement<R> {
             Delivery::ExactlyOnce if failed.is_empty() => self.note_committed(commits),
             Delivery::ExactlyOnce => self.forget_committed(&commits),
             Delivery::AtLeastOnce => {}
+        }
+        if refused {
+            self.proven = proven;
         }
         // The others go on at once where it is known whose fault it was.
         self.end_round(!failed.is_empty() && !refused, now);
@@ -537,7 +462,7 @@ impl<R: Outbound> Settlement<R> {
             return;
         };
         self.aside.entry(topic).and_modify(|aside| aside.postpone(choice, now + LONGEST_PAUSE));
-        let undone = done.into_iter().map(|(tried, record)| (tried, record, None)).collect();
+        let undone: Vec<_> = done.into_iter().map(|(tried, record)| (tried, record, None)).collect();
         self.leave_aside(&undone, |(tried, ..)| tried.assignment);
         self.put_back(undone, Some(choice), now);
     }
@@ -546,7 +471,7 @@ impl<R: Outbound> Settlement<R> {
     fn set_apart(&mut self, topic: &Arc<str>) {
         let Some(aside) = self.aside.get_mut(topic) else { return };
         for (&assignment, book) in &mut self.books {
-            for (offset, record) in book.waiting.extract_if(.., |_, record| record.topic() == topic) {
+            for (offset, record) in take_where(&mut book.waiting, |_, record| record.topic() == topic) {
                 book.aside += 1;
                 aside.add(assignment, offset, record);
             }
@@ -560,55 +485,18 @@ impl<R: Outbound> Settlement<R> {
             Second::Writes(topic, ..) | Second::HasWritten(topic, ..) => Some(topic.clone()),
             Second::Nothing | Second::Prepares => None,
         };
-        let is_over = |topic: &Arc<str>, aside: &Aside<R>| busy.as_ref() != Some(topic) && aside.is_over(now);
-        let over: Vec<_> = self.aside.extract_if(.., |topic, aside| is_over(topic, aside)).collect();
-        for (topic, aside) in over {
-            if aside.is_refusing() {
-                self.notes.push(Note::TakenBack(topic));
-            }
-            for (assignment, record) in aside.into_fresh() {
-                self.books.entry(assignment).and_modify(|book| book.aside -= 1);
-                self.add(assignment, record);
+        let mut fresh = vec![];
+        for (topic, aside) in &mut self.aside {
+            if aside.is_refusing() && busy.as_ref() != Some(topic) && aside.is_trusted(now) {
+                fresh.extend(aside.trust());
+                self.notes.push(Note::TakenBack(topic.clone()));
             }
         }
-    }
-
-    /// While a partition is given up all others wait: its next owner tries again what this topic has refused.
-    fn give_up_refused(&mut self, topic: &Arc<str>) {
-        let Some(aside) = self.aside.get_mut(topic) else { return };
-        for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| book.release.is_some()) {
-            let records = aside.remove_refused(assignment);
-            if records > 0 {
-                book.aside -= records;
-                book.has_given_up = true;
-                let why = "they are refused by their topic";
-                self.notes.push(Note::GaveUp { partition: book.partition, records, why });
-            }
+        self.aside.retain(|topic, aside| busy.as_ref() == Some(topic) || aside.is_refusing() || !aside.is_empty());
+        for (assignment, record) in fresh {
+            self.books.entry(assignment).and_modify(|book| book.aside -= 1);
+            self.add(assignment, record);
         }
-    }
-
-    /// Gives up a partition that has nothing left to settle, or no time for it.
-    fn release_next(&mut self, now: Instant) -> Option<Step<R>> {
-        for (&assignment, book) in &mut self.books {
-            if book.release.is_none_or(|deadline| now < deadline) {
-                continue;
-            }
-            let aside: usize = self.aside.values_mut().map(|aside| aside.remove_all(assignment)).sum();
-            book.aside -= aside;
-            let records = std::mem::take(&mut book.waiting).len() + aside;
-            if records > 0 {
-                book.has_given_up = true;
-                self.notes.push(Note::GaveUp { partition: book.partition, records, why: "drain timeout" });
-            }
-        }
-        let is_over = |(id, book): &(&AssignmentId, &Book<R>)| {
-            book.release.is_some_and(|deadline| deadline + COMMIT_GRACE <= now || book.is_settled(**id, self.delivery))
-        };
-        let assignment = self.books.iter().find(is_over).map(|(id, _)| *id)?;
-        let book = self.books.remove(&assignment)?;
-        let is_committed = book.is_settled(assignment, self.delivery);
-        let is_clean = is_committed && !book.has_given_up;
-        Some(Step::Release { assignment, partition: book.partition, is_committed, is_clean })
     }
 
     /// Finishes what the second producer has written for good.
@@ -621,7 +509,7 @@ impl<R: Outbound> Settlement<R> {
         done.into_iter().map(finish).collect()
     }
 
-    fn leave_aside<T>(&mut self, tried: &Vec<T>, assignment: impl Fn(&T) -> AssignmentId) {
+    fn leave_aside<T>(&mut self, tried: &[T], assignment: impl Fn(&T) -> AssignmentId) {
         for assignment in tried.iter().map(assignment) {
             self.books.entry(assignment).and_modify(|book| book.aside -= 1);
         }

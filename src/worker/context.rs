@@ -13,7 +13,7 @@ use super::refetch::Refetch;
 use super::spans::Spans;
 use super::throttle::Throttle;
 use super::work::ToSettle;
-use crate::domain::load::STAGE_BYTES;
+use crate::domain::load::{DUE_BYTES, STAGE_BYTES};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::{Provenance, Stage};
 use crate::domain::record::Record;
@@ -55,7 +55,8 @@ impl Context {
 
     /// The memory that the records of one partition may take, besides those that wait to become due.
     pub fn partition_bytes(&self) -> usize {
-        STAGE_BYTES / self.metrics.partitions()
+        let bytes = if self.stage == Stage::Main { STAGE_BYTES } else { DUE_BYTES };
+        bytes / self.metrics.partitions()
     }
 
     /// The memory that the records of one partition may take which wait to become due.

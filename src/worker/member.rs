@@ -60,7 +60,9 @@ pub(super) trait Seat: ConsumerContext {
         Self: Sized,
     {
         let mut list = TopicPartitionList::new();
-        partitions.into_iter().for_each(|partition| drop(list.add_partition(self.topic(), *partition)));
+        for partition in partitions {
+            list.add_partition(self.topic(), *partition);
+        }
         list
     }
 }

@@ -18,7 +18,7 @@ use super::group::Group;
 use super::learner::{Learner, Learnt};
 use super::member::Seat;
 use super::work::Work;
-use crate::domain::load::{Load, Pause, STAGE_BYTES};
+use crate::domain::load::{Intake, Load, Pause};
 use crate::domain::record::Record;
 use crate::domain::settlement::AssignmentId;
 use crate::kafka::record::to_record;
@@ -148,11 +148,11 @@ impl Source {
     fn changes(&self) -> (Vec<(i32, Pause)>, Vec<i32>) {
         let open = self.context.throttle.is_open();
         let assigned = self.group().assigned();
-        let share = STAGE_BYTES / assigned.len().max(1);
-        let why = |load: &Load| if open { Some(Pause::CircuitOpen) } else { load.is_over(share) };
+        let intake = Intake::of(assigned.values().map(|a| &*a.state.load));
+        let why = |load: &Load| if open { Some(Pause::CircuitOpen) } else { intake.is_over(load) };
         let full = assigned.iter().filter(|(_, a)| !a.paused);
         let full = full.filter_map(|(partition, a)| Some((*partition, why(&a.state.load)?)));
-        let free = assigned.iter().filter(|(_, a)| a.paused && !open && a.state.load.has_room(share));
+        let free = assigned.iter().filter(|(_, a)| a.paused && !open && intake.has_room(&a.state.load));
         (full.collect(), free.map(|(partition, _)| *partition).collect())
     }
 
@@ -180,7 +180,8 @@ impl Source {
         let topic = &self.context.pipeline.source(self.context.stage).topic;
         let mut batch: Option<Batch> = None;
         let (mut timeout, mut count, mut bytes) = (POLL, 0, 0);
-        while count < BATCH && bytes < BATCH_BYTES {
+        let limit = BATCH_BYTES.min(Intake::of(self.group().assigned().values().map(|a| &*a.state.load)).share());
+        while count < BATCH && bytes < limit {
             let message = match self.consumer.poll(timeout) {
                 Some(Ok(message)) => message,
                 Some(Err(KafkaError::PartitionEOF(partition))) => {

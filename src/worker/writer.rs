@@ -92,7 +92,7 @@ impl Default for Ids {
 /// A record that is to be written.
 #[derive(Debug)]
 pub(super) struct Unsent {
-    pub route: Route,
+    pub route: Box<Route>,
     /// Where it goes.
     topic: Arc<str>,
     /// How much of it is written.
@@ -154,7 +154,7 @@ impl WriterSettings {
     /// A record that is to be written.
     pub fn unsent(&self, route: Route) -> Unsent {
         let topic = self.topic(&route);
-        Unsent { route, topic, extent: Extent::Whole, has_to_shrink: false }
+        Unsent { route: Box::new(route), topic, extent: Extent::Whole, has_to_shrink: false }
     }
 
     /// Where a record goes.
@@ -166,7 +166,7 @@ impl WriterSettings {
     }
 
     fn outgoing(&self, unsent: &Unsent) -> Outgoing {
-        let Route { work, failure, failed_at, to, dead_letter_topic } = &unsent.route;
+        let Route { work, failure, failed_at, to, dead_letter_topic } = &*unsent.route;
         let failed = FailedRecord { record: &work.record, provenance: &work.past, failure, failed_at: *failed_at };
         match to {
             Destination::Retry { due, .. } => self.scribe.retry(failed, *due, &self.retry_topic),

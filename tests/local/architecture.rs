@@ -85,20 +85,12 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
 ];
 
 /// The imports that close a circle today, each with what will take it away. An import is between two entries of a folder.
-const KNOWN: [(&str, &str, &str); 2] = [
-    (
-        "operator/metrics",
-        "operator/lookout",
-        "the metrics of the process hold those of the lookout by their type; the lookout should register its own, as Linkerd's \
+const KNOWN: [(&str, &str, &str); 1] = [(
+    "operator/metrics",
+    "operator/lookout",
+    "the metrics of the process hold those of the lookout by their type; the lookout should register its own, as Linkerd's \
          components do",
-    ),
-    (
-        "worker/member",
-        "worker/group",
-        "a consumer has the type of its context, which is `Group`; what a commit asks of that (the assignments held, the \
-         topic) belongs in a file beneath both",
-    ),
-];
+)];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

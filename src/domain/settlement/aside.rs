@@ -52,8 +52,11 @@ pub(super) struct Aside<R> {
     fresh: BTreeMap<(u32, AssignmentId, i64), R>,
     again: BTreeMap<(u32, AssignmentId, i64), Refused<R>>,
     tries: [Try; 2],
-    /// When the topic refused a record for another reason than its size, and why, `None` when it did not.
-    refused: Option<(Instant, Refusal)>,
+    /// When the topic refused a record that it had not refused before, for another reason than its size. `None` when it did not, or
+    /// has taken others since then.
+    refused: Option<Instant>,
+    /// Whether it has taken records since then that it had not refused before.
+    has_taken: bool,
 }
 
 /// A record that is tried.
@@ -91,7 +94,7 @@ impl Try {
 impl<R> Aside<R> {
     pub fn new(now: Instant) -> Self {
         let never = Try { at: now, pause: None };
-        Self { fresh: BTreeMap::new(), again: BTreeMap::new(), tries: [never; 2], refused: None }
+        Self { fresh: BTreeMap::new(), again: BTreeMap::new(), tries: [never; 2], refused: None, has_taken: false }
     }
 
     /// Whether all records that go to the topic are written apart, not only those that were too large.
@@ -99,9 +102,21 @@ impl<R> Aside<R> {
         self.refused.is_some()
     }
 
-    /// Whether nothing is left that speaks against the topic.
-    pub fn is_over(&self, now: Instant) -> bool {
-        self.again.is_empty() && self.refused.is_none_or(|(at, _)| at + PROBATION <= now)
+    /// Whether nothing speaks against writing what goes to the topic together with the others, but for what it has refused.
+    pub fn is_trusted(&self, now: Instant) -> bool {
+        let is_long_ago = self.refused.is_none_or(|at| at + PROBATION <= now);
+        is_long_ago && (self.has_taken || self.again.is_empty())
+    }
+
+    /// Trusts it again, and hands out what was not refused.
+    pub fn trust(&mut self) -> impl Iterator<Item = (AssignmentId, R)> {
+        self.refused = None;
+        std::mem::take(&mut self.fresh).into_iter().map(|((_, assignment, _), record)| (assignment, record))
+    }
+
+    /// Whether nothing is left to try.
+    pub fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.again.is_empty()
     }
 
     /// Adds a record of which nothing is known.
@@ -126,8 +141,9 @@ impl<R> Aside<R> {
 
     /// Takes note of a refusal, of what was chosen or of a record in a round.
     pub fn note_refusal(&mut self, choice: Option<Choice>, why: Refusal, now: Instant) {
-        if why != Refusal::TooLarge {
-            self.refused = Some((now, why));
+        // That a bad record is refused once more says nothing about the topic.
+        if why != Refusal::TooLarge && choice != Some(Choice::Again) {
+            (self.refused, self.has_taken) = (Some(now), false);
         }
         let tries = choice.map_or(0..self.tries.len(), |choice| choice as usize..choice as usize + 1);
         self.tries[tries].iter_mut().for_each(|next| next.fail(why, now));
@@ -136,8 +152,9 @@ impl<R> Aside<R> {
     /// Takes note that the topic took what was tried. What it refused before may be fine now, too, but for what was too large.
     pub fn note_success(&mut self, choice: Choice, now: Instant) {
         self.tries[choice as usize] = Try { at: now, pause: None };
+        self.has_taken = true;
         if choice == Choice::Again {
-            let fine = self.again.extract_if(.., |_, refused| refused.why != Refusal::TooLarge);
+            let fine = take_where(&mut self.again, |_, refused| refused.why != Refusal::TooLarge).into_iter();
             self.fresh
                 .extend(fine.map(|((_, assignment, offset), refused)| ((NEW, assignment, offset), refused.record)));
         }
@@ -200,18 +217,19 @@ impl<R> Aside<R> {
 
     /// Removes what was refused of an assignment while its topic refuses all, and says how many records that are.
     pub fn remove_refused(&mut self, assignment: AssignmentId) -> usize {
-        let is_refused = |refused: &mut Refused<R>| refused.why == Refusal::Refused;
-        self.again.extract_if(.., |key, refused| key.1 == assignment && is_refused(refused)).count()
+        let is_refused = |refused: &Refused<R>| refused.why == Refusal::Refused;
+        take_where(&mut self.again, |key, refused| key.1 == assignment && is_refused(refused)).len()
     }
 
     /// Removes everything of an assignment, and says how many records that are.
     pub fn remove_all(&mut self, assignment: AssignmentId) -> usize {
-        let fresh = self.fresh.extract_if(.., |key, _| key.1 == assignment).count();
-        fresh + self.again.extract_if(.., |key, _| key.1 == assignment).count()
+        let fresh = take_where(&mut self.fresh, |key, _| key.1 == assignment).len();
+        fresh + take_where(&mut self.again, |key, _| key.1 == assignment).len()
     }
+}
 
-    /// Everything that was not refused.
-    pub fn into_fresh(self) -> impl Iterator<Item = (AssignmentId, R)> {
-        self.fresh.into_iter().map(|((_, assignment, _), record)| (assignment, record))
-    }
+/// Takes what a predicate is true of.
+pub(super) fn take_where<K: Ord + Copy, V>(map: &mut BTreeMap<K, V>, is_taken: impl Fn(&K, &V) -> bool) -> Vec<(K, V)> {
+    let keys: Vec<K> = map.iter().filter(|(key, value)| is_taken(key, value)).map(|(key, _)| *key).collect();
+    keys.into_iter().filter_map(|key| map.remove_entry(&key)).collect()
 }

@@ -53,11 +53,15 @@ impl<R: Outbound> Book<R> {
         !self.waiting.is_empty() && self.blocked_until.is_none_or(|until| until <= now)
     }
 
-    /// The lowest records that wait, as far as there is room for them: a number of records, and bytes. The first one
+    /// The lowest records that wait for these topics, as far as there is room for them: a number of records, and bytes. The first one
     /// always has room.
-    pub fn next_to_write(&self, (records, mut bytes): (usize, usize)) -> Vec<i64> {
+    pub fn next_to_write(
+        &self,
+        (records, mut bytes): (usize, usize),
+        is_chosen: impl Fn(&Arc<str>) -> bool,
+    ) -> Vec<i64> {
         let mut taken = vec![];
-        for (&offset, record) in &self.waiting {
+        for (&offset, record) in self.waiting.iter().filter(|(_, record)| is_chosen(record.topic())) {
             let size = record.bytes();
             if taken.len() >= records || (size > bytes && !taken.is_empty()) {
                 break;

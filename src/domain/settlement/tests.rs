@@ -1,3 +1,5 @@
+//! The order in which a stage settles, what it sets apart, and what it gives up.
+
 use super::*;
 use crate::domain::offsets::{Begun, Offsets};
 
