@@ -6,62 +6,28 @@
 //!
 //! Reference: the [CEL language definition](https://github.com/google/cel-spec/blob/master/doc/langdef.md).
 
+mod facts;
+mod functions;
 mod json;
+mod pattern;
+mod rewrite;
 mod survey;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::Arc;
 
-use cel::Context;
 use cel::common::ast::IdedExpr;
-use cel::common::types::{CelBytes, CelInt, CelMap, CelMapKey, CelNull, CelString};
-use cel::common::value::{CowVal, Val};
+use cel::common::value::CowVal;
 use cel::context::VariableResolver;
 use cel::objects::Value;
 use cel::parser::Parser;
 
-use super::failure::Failure;
-use super::record::Record;
+pub use facts::Facts;
+use functions::{FUNCTION_NAMES, FUNCTIONS};
+use pattern::Pattern;
 use survey::Survey;
-
-/// The functions of CEL's standard library, and the least and the greatest of some numbers; made once for all evaluations.
-static FUNCTIONS: LazyLock<Context<'static, 'static>> = LazyLock::new(|| {
-    let mut functions = Context::default();
-    // It fails for a name that is taken, which a test would see.
-    let _ = functions.add_function("min", cel::functions::min);
-    let _ = functions.add_function("max", cel::functions::max);
-    functions
-});
-
-/// What [`FUNCTIONS`] holds. An unknown function must be refused when the expression is read: at run time it would send
-/// every record to the dead letter topic.
-const FUNCTION_NAMES: [&str; 23] = [
-    "size",
-    "contains",
-    "startsWith",
-    "endsWith",
-    "matches",
-    "string",
-    "bytes",
-    "int",
-    "uint",
-    "double",
-    "min",
-    "max",
-    "duration",
-    "timestamp",
-    "getFullYear",
-    "getMonth",
-    "getDayOfYear",
-    "getDayOfMonth",
-    "getDate",
-    "getDayOfWeek",
-    "getHours",
-    "getMinutes",
-    "getSeconds",
-];
 
 /// The longest expression, and how deep brackets may be nested in it. The processes that
 /// compile and evaluate it serve others, too.
@@ -80,6 +46,8 @@ const MAX_DEPTH: usize = 32;
 pub struct Expression {
     source: Arc<str>,
     syntax: Arc<IdedExpr>,
+    /// The patterns of `matches`, which it names by their numbers.
+    patterns: Arc<[Pattern]>,
     reads: ValueFields,
 }
 
@@ -193,14 +161,19 @@ impl Expression {
         if let Some(reason) = survey.too_dear {
             return Err(too_dear(reason));
         }
-        survey::make_selection_strict(&mut syntax);
+        let patterns = rewrite::take_patterns(&mut syntax).map_err(too_dear)?;
+        rewrite::make_selection_strict(&mut syntax);
+        rewrite::make_sums_strict(&mut syntax);
         let unknown = |names: &BTreeSet<String>, known: &[&str]| {
             let name = names.iter().find(|name| !known.contains(&name.as_str()))?.clone();
             Some(ExpressionError::Unknown { source_text: shown(source), name, known: known.join(", ") })
         };
         match unknown(&survey.variables, vocabulary.names()).or_else(|| unknown(&survey.functions, &FUNCTION_NAMES)) {
             Some(error) => Err(error),
-            None => Ok(Self { source: source.into(), syntax: Arc::new(syntax), reads: survey.reads }),
+            None => {
+                let (syntax, patterns) = (Arc::new(syntax), patterns.into());
+                Ok(Self { source: source.into(), syntax, patterns, reads: survey.reads })
+            }
         }
     }
 
@@ -239,8 +212,9 @@ impl Expression {
         if self.reads != ValueFields::None {
             facts.value().as_ref().map_err(Clone::clone)?;
         }
+        let names = Names { facts, patterns: &self.patterns };
         let mut context = FUNCTIONS.new_inner_scope();
-        context.set_variable_resolver(facts);
+        context.set_variable_resolver(&names);
         let failed = |reason: String| EvaluationError::Failed { expression: self.source.clone(), reason };
         // The interpreter panics on some arithmetic. One record must not take down the partition that it came from.
         let answer = std::panic::catch_unwind(AssertUnwindSafe(|| Value::resolve(&self.syntax, &context)));
@@ -256,6 +230,21 @@ impl Expression {
 impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Expression(`{}`)", self.source)
+    }
+}
+
+/// What the names in an expression stand for.
+struct Names<'a> {
+    facts: &'a Facts<'a>,
+    patterns: &'a [Pattern],
+}
+
+impl VariableResolver for Names<'_> {
+    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
+        match rewrite::pattern_number(name) {
+            Some(number) => self.patterns.get(number).map(|pattern| CowVal::Borrowed(pattern)),
+            None => self.facts.resolve(name),
+        }
     }
 }
 
@@ -326,88 +315,11 @@ impl ValueFields {
     }
 }
 
-/// What expressions can ask about. The value is parsed at the first question about it, and only once.
-pub struct Facts<'a> {
-    document: Option<&'a [u8]>,
-    record: Option<&'a Record>,
-    failure: Option<(&'a Failure, u32)>,
-    reads: &'a ValueFields,
-    value: OnceLock<Result<Box<dyn Val>, EvaluationError>>,
-}
-
-impl<'a> Facts<'a> {
-    /// A document that is not a record yet, of which `reads` is read.
-    pub fn of_document(document: &'a [u8], reads: &'a ValueFields) -> Self {
-        Self { document: Some(document), record: None, failure: None, reads, value: OnceLock::new() }
-    }
-
-    /// A record, of whose value `reads` is read.
-    pub fn of_record(record: &'a Record, reads: &'a ValueFields) -> Self {
-        let document = record.value.as_deref();
-        Self { document, record: Some(record), failure: None, reads, value: OnceLock::new() }
-    }
-
-    /// A record that failed, after so many attempts.
-    pub fn of_failure(record: &'a Record, failure: &'a Failure, attempts: u32) -> Self {
-        Self { failure: Some((failure, attempts)), ..Self::of_record(record, &ValueFields::All) }
-    }
-
-    fn value(&self) -> &Result<Box<dyn Val>, EvaluationError> {
-        self.value.get_or_init(|| match self.document {
-            None => Ok(Box::new(CelNull)),
-            Some(bytes) => json::parse(bytes, self.reads).map_err(|e| EvaluationError::NotJson(e.to_string())),
-        })
-    }
-}
-
-impl VariableResolver for Facts<'_> {
-    fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
-        if name == "value" {
-            return self.value().as_ref().ok().map(|value| CowVal::Borrowed(&**value));
-        }
-        if let Some((failure, attempts)) = self.failure {
-            match name {
-                "status" => return Some(CowVal::owned(CelInt::from(i64::from(failure.status.unwrap_or(0))))),
-                "errorType" => return Some(CowVal::owned(CelString::from(&*failure.error_type))),
-                "errorMessage" => return Some(CowVal::owned(CelString::from(&*failure.message))),
-                "attempts" => return Some(CowVal::owned(CelInt::from(i64::from(attempts)))),
-                _ => {}
-            }
-        }
-        let record = self.record?;
-        match name {
-            "key" => Some(CowVal::Owned(text_or_bytes(record.key.as_deref()))),
-            "topic" => Some(CowVal::owned(CelString::from(&*record.topic))),
-            "partition" => Some(CowVal::owned(CelInt::from(i64::from(record.partition)))),
-            "offset" => Some(CowVal::owned(CelInt::from(record.offset))),
-            "timestamp" => Some(match record.timestamp {
-                Some(timestamp) => CowVal::owned(CelInt::from(timestamp.0)),
-                None => CowVal::owned(CelNull),
-            }),
-            "headers" => {
-                let entry = |h: &'b super::record::Header| {
-                    (CelMapKey::from(h.name.as_str()), text_or_bytes(h.value.as_deref()))
-                };
-                let headers: HashMap<_, _> = record.headers.iter().map(entry).collect();
-                Some(CowVal::owned(CelMap::from(headers)))
-            }
-            _ => None,
-        }
-    }
-}
-
-fn text_or_bytes<'b>(bytes: Option<&'b [u8]>) -> Box<dyn Val + 'b> {
-    match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
-        None => Box::new(CelNull),
-        Some((_, Ok(text))) => Box::new(CelString::from(text)),
-        Some((bytes, Err(_))) => Box::new(CelBytes::from(bytes)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::failure::FailureKind;
+    use crate::domain::failure::{Failure, FailureKind};
+    use crate::domain::record::Record;
     use bytes::Bytes;
 
     fn record(value: Option<&[u8]>) -> Record {
@@ -537,6 +449,40 @@ mod tests {
             "!(value.missing == 1 && !value.bad)",
         ] {
             assert_eq!(asked(source, value), Ok(true), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_compiled_once_and_asked_wherever_it_stands() {
+        let value = Some(br#"{"name": "order-17", "tags": ["a1", "b2"], "n": 7}"#.as_slice());
+        for (source, answer) in [
+            ("value.name.matches('[0-9]') && matches(value.name, '^order')", true),
+            ("value.name.matches('^[0-9]') || value.name.matches('^17')", false),
+            ("value.tags.all(tag, tag.matches('^[ab][0-9]$'))", true),
+            ("value.tags.filter(tag, tag.matches('^a')) == ['a1'] && !key.matches('^a')", true),
+            ("[value.name].exists(name, name.matches('7$')) && {'a': 'b'.matches('b')}['a']", true),
+        ] {
+            assert_eq!(asked(source, value), Ok(answer), "{source}");
+            assert_eq!(Expression::compile(source, Vocabulary::Record).unwrap().source(), source);
+        }
+        let error = asked("value.n.matches('7')", value).unwrap_err().to_string();
+        assert!(error.contains("no matching overload for 'matches'"), "{error}");
+        for source in ["matches(key)", "key.matches()", "key.matches('a', 'b')", "matches(key, 'a', 'b')"] {
+            let refused = Expression::compile(source, Vocabulary::Record).unwrap_err().to_string();
+            assert!(refused.contains("`matches` takes a text and a pattern"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_sum_has_parts_of_one_type() {
+        let value = Some(br#"{"list": [1], "map": {"a": 1}, "text": "x", "n": 1}"#.as_slice());
+        for source in ["value.list + [2] == [1, 2]", "value.text + 'y' == 'xy'", "value.n + 1 == 2", "0.5 + 0.5 == 1.0"]
+        {
+            assert_eq!(asked(source, value), Ok(true), "{source}");
+        }
+        assert_eq!(asked("value.list.map(n, n + 1) == [2] && value.list.exists_one(n, n == 1)", value), Ok(true));
+        for source in ["value.list + value.map == [1, 'a']", "value.map + value.list == []", "value.n + 0.5 == 1.5"] {
+            assert!(matches!(asked(source, value), Err(EvaluationError::Failed { .. })), "{source}");
         }
     }
 

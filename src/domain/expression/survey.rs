@@ -1,16 +1,10 @@
-//! Walks over an expression: what it names, and how it selects fields.
+//! Walks over an expression: what it names, and how deep it is.
 
 use std::collections::BTreeSet;
 
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
-use cel::common::types::CelString;
-
-use regex::RegexBuilder;
+use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 
 use super::ValueFields;
-
-/// The most memory that a pattern may take: the interpreter compiles it for each record.
-const PATTERN_BYTES: usize = 64 << 10;
 
 /// The names in one expression. Variables that a macro binds (`value.items.exists(i, i > 0)`) are not among them.
 #[derive(Debug, Default)]
@@ -43,9 +37,6 @@ impl Survey {
                 // Operators are calls too; their names are symbols.
                 if call.func_name.chars().all(|c| c.is_ascii_alphanumeric()) {
                     self.functions.insert(call.func_name.clone());
-                }
-                if call.func_name == "matches" {
-                    self.visit_pattern(call.args.last());
                 }
                 call.target.iter().for_each(|target| self.visit(target));
                 call.args.iter().for_each(|argument| self.visit(argument));
@@ -80,19 +71,6 @@ impl Survey {
             self.reads.merge(&reads);
         }
     }
-
-    /// A pattern that a record brings could be anything.
-    fn visit_pattern(&mut self, pattern: Option<&IdedExpr>) {
-        self.too_dear = match pattern.map(|pattern| &pattern.expr) {
-            Some(Expr::Literal(LiteralValue::String(pattern))) => {
-                match RegexBuilder::new(pattern.inner()).size_limit(PATTERN_BYTES).build() {
-                    Ok(_) => return,
-                    Err(error) => Some(error.to_string()),
-                }
-            }
-            _ => Some("the pattern of `matches` has to be a text in quotes".to_owned()),
-        };
-    }
 }
 
 /// Whether its parts lie in each other deeper than that. Whatever else walks over an expression does so by recursion.
@@ -123,41 +101,5 @@ fn entry_parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
     match entry {
         EntryExpr::StructField(field) => vec![&field.value],
         EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-    }
-}
-
-/// Turns each `a.b` into `a["b"]`.
-///
-/// The interpreter answers `a.b` with `false` where `a` is no map, instead of with an error as the language says; a
-/// record that lacks a field could then pass for one that has it. Indexing is strict. `has(a.b)` stays as it is.
-pub(super) fn make_selection_strict(node: &mut IdedExpr) {
-    match &mut node.expr {
-        Expr::Select(select) => {
-            make_selection_strict(&mut select.operand);
-            if !select.test {
-                let field = LiteralValue::String(CelString::from(select.field.clone()));
-                let field = IdedExpr { id: node.id, expr: Expr::Literal(field) };
-                let args = vec![std::mem::take(&mut *select.operand), field];
-                node.expr = Expr::Call(CallExpr { func_name: operators::INDEX.to_owned(), target: None, args });
-            }
-        }
-        Expr::Call(call) => {
-            call.target.iter_mut().for_each(|target| make_selection_strict(target));
-            call.args.iter_mut().for_each(make_selection_strict);
-        }
-        Expr::List(list) => list.elements.iter_mut().for_each(make_selection_strict),
-        Expr::Map(map) => map.entries.iter_mut().for_each(|entry| match &mut entry.expr {
-            EntryExpr::StructField(field) => make_selection_strict(&mut field.value),
-            EntryExpr::MapEntry(entry) => {
-                make_selection_strict(&mut entry.key);
-                make_selection_strict(&mut entry.value);
-            }
-        }),
-        Expr::Comprehension(c) => {
-            [&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result]
-                .into_iter()
-                .for_each(make_selection_strict);
-        }
-        Expr::Ident(_) | Expr::Literal(_) | Expr::Struct(_) | Expr::Unspecified => {}
     }
 }
