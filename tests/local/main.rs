@@ -8,6 +8,7 @@ mod helm;
 
 mod alerts;
 mod architecture;
+mod cel;
 mod chart;
 mod crds;
 mod wrong_turns;
