@@ -31,7 +31,7 @@ use survey::Survey;
 
 /// The longest expression, and how deep brackets may be nested in it. The processes that
 /// compile and evaluate it serve others, too.
-const MAX_BYTES: usize = 2_048;
+pub const MAX_BYTES: usize = 2_048;
 const MAX_NESTING: usize = 24;
 
 /// How deep the parser may descend, and the stack that it may need for that: for each bracket it goes through all operators.
@@ -163,7 +163,7 @@ impl Expression {
         }
         let patterns = rewrite::take_patterns(&mut syntax).map_err(too_dear)?;
         rewrite::make_selection_strict(&mut syntax);
-        rewrite::make_sums_strict(&mut syntax);
+        rewrite::make_functions_strict(&mut syntax);
         let unknown = |names: &BTreeSet<String>, known: &[&str]| {
             let name = names.iter().find(|name| !known.contains(&name.as_str()))?.clone();
             Some(ExpressionError::Unknown { source_text: shown(source), name, known: known.join(", ") })
@@ -483,6 +483,22 @@ mod tests {
         assert_eq!(asked("value.list.map(n, n + 1) == [2] && value.list.exists_one(n, n == 1)", value), Ok(true));
         for source in ["value.list + value.map == [1, 'a']", "value.map + value.list == []", "value.n + 0.5 == 1.5"] {
             assert!(matches!(asked(source, value), Err(EvaluationError::Failed { .. })), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_exact_and_nothing_else_is_one() {
+        for source in [
+            "duration('1.001s') == duration('1001ms')",
+            "duration('-1h0.5m') == duration('-3630s') && duration('0') == duration('0s') && duration('+1.s') == duration('1s')",
+            "duration('2562047h47m16.854775807s') > duration('2562047h47m16.854775806s')",
+            "string(duration('1.5ns') + duration('.1us')) == '0.000000101s' && duration(duration('1s')) == duration('1s')",
+        ] {
+            assert_eq!(asked(source, Some(b"{}")), Ok(true), "{source}");
+        }
+        for text in ["1h-30m", "--1h", "1e3s", "infs", "1h+1m", "1", "", "s", ".s", "1h 1m", "1x", "2562048h", "1hs"] {
+            let source = format!("duration('{text}') != duration('7s')");
+            assert!(matches!(asked(&source, Some(b"{}")), Err(EvaluationError::Failed { .. })), "{source}");
         }
     }
 

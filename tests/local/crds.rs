@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fs};
 
 use kube::{CustomResourceExt, core::cel};
 use lazaret::api::{self, file, v1alpha1::ErrorHandlingPipeline};
+use lazaret::domain::expression;
 use serde_json::{Value, json};
 
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";
@@ -313,4 +314,21 @@ fn no_field_of_the_spec_takes_null_for_a_value() {
     // Kubernetes' own, in the environment of a container.
     found.retain(|name| name != "divisor");
     assert_eq!(found, Vec::<String>::new());
+}
+
+/// Characters and not bytes: what is longer has more bytes, too, and is refused before the operator sees it.
+#[test]
+fn no_expression_may_have_more_characters_than_it_may_have_bytes() {
+    fn lengths(schema: &Value, found: &mut Vec<Value>) {
+        if schema["description"].as_str().is_some_and(|text| text.starts_with("A CEL expression")) {
+            assert!(schema["description"].to_string().contains("At most 2,048 bytes."), "{schema}");
+            found.push(schema["maxLength"].clone());
+        }
+        let parts: Vec<_> = schema.as_object().into_iter().flatten().map(|(_, part)| part).collect();
+        parts.into_iter().chain(schema.as_array().into_iter().flatten()).for_each(|part| lengths(part, found));
+    }
+    let crd: Value = serde_saphyr::from_str(&fs::read_to_string(PUBLISHED).unwrap()).unwrap();
+    let mut found = vec![];
+    lengths(&crd, &mut found);
+    assert_eq!(found, [expression::MAX_BYTES; 3].map(Value::from));
 }

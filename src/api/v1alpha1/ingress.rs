@@ -13,8 +13,8 @@ pub struct Ingress {
     pub enabled: bool,
 
     /// A CEL expression over `value` (the posted JSON) that gives the record's key. Example: `value.orderId`. Empty
-    /// (default): records have no key.
-    #[schemars(length(max = 4096))]
+    /// (default): records have no key. At most 2,048 bytes.
+    #[schemars(length(max = 2048))]
     pub key: String,
 
     /// The largest body that is accepted. Default: `1Mi`.

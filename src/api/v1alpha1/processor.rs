@@ -59,8 +59,8 @@ pub struct ExternalProcessor {
 pub struct Rule {
     /// A CEL expression that is true for the records that fail. Example: `value.amount < 0`. It sees `key` (a string;
     /// bytes when not UTF-8; null when absent), `value` (the parsed JSON), `headers` (a map of strings), `topic`,
-    /// `partition`, `offset` and `timestamp` (milliseconds since 1970).
-    #[schemars(length(min = 1, max = 4096))]
+    /// `partition`, `offset` and `timestamp` (milliseconds since 1970). At most 2,048 bytes.
+    #[schemars(length(min = 1, max = 2048))]
     pub when: String,
 
     /// The error that the record fails with, as `Type: message`. Example: `ValidationException: Invalid amount`.

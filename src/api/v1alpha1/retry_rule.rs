@@ -15,7 +15,8 @@ pub struct RetryRule {
     /// A CEL expression that is true for the failures meant. Example: `status == 423`. It sees the record (`key`,
     /// `value`, `headers`, `topic`, `partition`, `offset`, `timestamp`, as in `processor.rules`) and the failure:
     /// `status` (the HTTP status, 0 when there was none), `errorType`, `errorMessage` and `attempts` (made so far).
-    #[schemars(length(min = 1, max = 4096))]
+    /// At most 2,048 bytes.
+    #[schemars(length(min = 1, max = 2048))]
     pub when: String,
 
     /// `true`: try again. `false`: send to the dead letter topic at once. Default: as the failure itself says.

@@ -18,14 +18,18 @@ pub(super) static FUNCTIONS: LazyLock<Context<'static, 'static>> = LazyLock::new
     cel::add_member_overload!(functions, fn is_in: (CelString, Pattern) -> CelBool, name = "matches", id = "string_matches_pattern")
         .expect(taken);
     functions.add_overload(SUM, "sum", vec![DYN_TYPE, DYN_TYPE], sum).expect(taken);
+    functions.add_overload(DURATION, "exact_duration", vec![DYN_TYPE], duration).expect(taken);
     let mut functions = Context::with_env(Arc::new(functions));
     functions.add_function("min", cel::functions::min).expect(taken);
     functions.add_function("max", cel::functions::max).expect(taken);
     functions
 });
 
-/// What a sum calls. No function that is named in an expression can have this name.
+/// What a sum calls, and what `duration` does. No function that is named in an expression can have such a name.
 pub(super) const SUM: &str = "@sum";
+pub(super) const DURATION: &str = "@duration";
+
+static STANDARD: LazyLock<Env> = LazyLock::new(Env::stdlib);
 
 /// The sum of two values of one type.
 fn sum<'b, 'v>(values: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
@@ -41,6 +45,65 @@ fn sum<'b, 'v>(values: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionE
         return Err(none());
     }
     Ok(CowVal::Owned(left.as_adder().ok_or_else(none)?.add(right.as_ref())?.into_owned()))
+}
+
+/// What a text says, as the language reads it.
+///
+/// The interpreter reads `1.001s` as a nanosecond less, and takes texts that are no durations, `1h-30m` and `1e3s`.
+fn duration<'b, 'v>(mut values: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
+    if let [value] = &mut values[..]
+        && let Some(text) = value.downcast_ref::<CelString>()
+    {
+        let error = || ExecutionError::function_error("duration", format!("'{}' is not a duration", text.inner()));
+        *value = CowVal::owned(CelString::from(in_whole_numbers(text.inner()).ok_or_else(error)?));
+    }
+    match STANDARD.find_overload("duration", &values) {
+        Some(standard) => standard(values),
+        None => {
+            let types = values.iter().map(|value| value.get_type().name().to_owned()).collect();
+            Err(ExecutionError::no_such_overload("duration", types))
+        }
+    }
+}
+
+/// The same duration, written without fractions; `None` if it is none, or one that has more nanoseconds than 64 bits can say.
+fn in_whole_numbers(text: &str) -> Option<String> {
+    const UNITS: [(&str, i128); 6] = [
+        ("ns", 1),
+        ("us", 1_000),
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000),
+        ("m", 60_000_000_000),
+        ("h", 3_600_000_000_000),
+    ];
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some("0".to_owned());
+    }
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let mut nanoseconds = 0_i64;
+    loop {
+        let (whole, after) = rest.split_at(digits(rest));
+        let (fraction, after) = match after.strip_prefix('.') {
+            Some(after) => after.split_at(digits(after)),
+            None => ("", after),
+        };
+        let (unit, size) = UNITS.into_iter().find(|(unit, _)| after.starts_with(unit))?;
+        rest = &after[unit.len()..];
+        // What is less than a nanosecond is left out.
+        let number =
+            format!("{whole}{:0<15.15}", fraction).parse::<i128>().ok().filter(|_| whole.len() + fraction.len() > 0)?;
+        nanoseconds =
+            nanoseconds.checked_add(i64::try_from(number.checked_mul(size)? / 1_000_000_000_000_000).ok()?)?;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    let (seconds, nanoseconds) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+    Some(format!("{sign}{}h{}m{}s{nanoseconds}ns", seconds / 3_600, seconds / 60 % 60, seconds % 60))
 }
 
 /// What [`FUNCTIONS`] holds. An unknown function must be refused when the expression is read: at run time it would send

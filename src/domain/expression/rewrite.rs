@@ -4,7 +4,7 @@
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::common::types::CelString;
 
-use super::functions::SUM;
+use super::functions::{DURATION, SUM};
 use super::pattern::Pattern;
 
 /// Takes the patterns of `matches` out, compiled, and puts their numbers in their places; or says why one cannot be used.
@@ -57,17 +57,19 @@ pub(super) fn make_selection_strict(node: &mut IdedExpr) {
     }
 }
 
-/// Turns each `a + b` into a call of [`SUM`].
+/// Turns each `a + b` into a call of [`SUM`], and each call of `duration` into one of [`DURATION`].
 ///
 /// The interpreter adds the keys of a map to a list, where the language has no such sum. The sums that macros are made of
 /// stay as they are: it knows them by their form.
-pub(super) fn make_sums_strict(node: &mut IdedExpr) {
-    parts(node).into_iter().for_each(make_sums_strict);
-    if let Expr::Call(call) = &mut node.expr
-        && call.func_name == operators::ADD
-        && !matches!(call.args.first().map(|first| &first.expr), Some(Expr::Ident(name)) if name.starts_with('@'))
-    {
-        call.func_name = SUM.to_owned();
+pub(super) fn make_functions_strict(node: &mut IdedExpr) {
+    parts(node).into_iter().for_each(make_functions_strict);
+    let Expr::Call(call) = &mut node.expr else { return };
+    let is_of_macro =
+        matches!(call.args.first().map(|first| &first.expr), Some(Expr::Ident(name)) if name.starts_with('@'));
+    match (call.func_name.as_str(), &call.target) {
+        (operators::ADD, _) if !is_of_macro => call.func_name = SUM.to_owned(),
+        ("duration", None) => call.func_name = DURATION.to_owned(),
+        _ => {}
     }
 }
 
