@@ -519,6 +519,9 @@ mod tests {
         assert!(refused(&format!("0{} == 0", " + 1".repeat(500))).contains("more than 32 deep"));
         assert!(refused(&format!("value{} == 0", ".a".repeat(1_000))).contains("more than 32 deep"));
         assert!(refused(&format!("{}1 == 1", "true ? 1 : ".repeat(170))).contains("Recursion limit"));
+        // A text in which `\` does not escape hides what follows from the count of brackets, not from the parser.
+        assert!(refused(&format!(r"key == r'\' || {}", nested("(", ")", 90))).contains("Recursion limit"));
+        assert!(refused(&format!(r"key == r'\' || {}", "[".repeat(1_900))).contains("Recursion limit"));
         assert!(refused("value.a.exists(x, value.b.exists(y, x == y))").contains("for each element of another"));
         assert!(refused("key.matches(headers.pattern)").contains("a text in quotes"));
         assert!(refused("key.matches('(a{1000}){1000}')").contains("size limit"));

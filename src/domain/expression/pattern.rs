@@ -124,7 +124,7 @@ impl Translation<'_> {
             return Ok(());
         }
         self.written.push('?');
-        while let Some(char) = self.rest.next() {
+        for char in self.rest.by_ref() {
             self.written.push(char);
             match char {
                 ':' | ')' | '<' => return Ok(()),

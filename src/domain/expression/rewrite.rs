@@ -1,5 +1,16 @@
 //! What is changed about an expression before it is evaluated: where the interpreter would decide otherwise than the language
 //! says, and where it would do for each record what can be done once.
+//!
+//! | expression | what the interpreter does | what is done about it |
+//! |---|---|---|
+//! | `a.b` where `a` is no map | answered `false` once | it becomes `a["b"]`, which is an error |
+//! | a list `+` a map | adds the keys | an error |
+//! | `duration('1.001s')` | loses a nanosecond | is exact |
+//! | `duration('1h-30m')`, `duration('1e3s')` | takes them | an error, as for all that are no durations |
+//! | `matches` | compiles the pattern for each record, and reads it otherwise than RE2 | see [`super::pattern`] |
+//! | `a.?b`, `[?a]`, and quotes around a field | are extensions | refused by the parser |
+//! | an int and a double beyond 2^53 | compares them as doubles, as other implementations do | left so |
+//! | a macro over a map | goes through the keys in any order, which the language allows | left so |
 
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::common::types::CelString;
