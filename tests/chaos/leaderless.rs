@@ -36,6 +36,7 @@ async fn create(address: &str, topic: &str, brokers: &[i32]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_without_a_leader_holds_up_no_other_and_is_served_when_it_has_one() {
+    let _alone = super::ALONE.lock().await;
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("leaderless"));
     let mut cluster = Cluster::start(&directory).await;
     let (address, topic) = (cluster.address.clone(), unique("leaderless"));

@@ -61,6 +61,9 @@ const QUIET: Duration = Duration::from_secs(30);
 /// The records a second that the plain producer writes to each topic: the first and the compacted one.
 const RATE: [usize; 2] = [150, 50];
 
+/// Each of the tests that start brokers takes the machine for itself.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 struct Plan {
     seed: u64,
     period: Duration,
@@ -81,6 +84,7 @@ impl Plan {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_promise_holds_while_workers_and_brokers_fail() {
+    let _alone = ALONE.lock().await;
     let (plan, began) = (Plan::from_env(), Instant::now());
     let name = unique("chaos");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
