@@ -37,7 +37,7 @@ mod work;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -149,6 +149,7 @@ impl Worker {
             metrics: metrics.clone(),
             to_settle,
             refetch,
+            busy: AtomicUsize::new(0),
             unsettled: unsettled.clone(),
             stop: stop.clone(),
             failed: failed.clone(),

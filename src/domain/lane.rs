@@ -63,6 +63,11 @@ impl<T> Lanes<T> {
         self.ready.pop_front()
     }
 
+    /// Whether some item may start.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Lets an item start again that was taken and put aside, and whose lane is still taken. It has waited its turn, so it
     /// comes before all that are ready.
     pub fn resume(&mut self, lane: Option<LaneId>, item: T) {

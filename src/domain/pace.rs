@@ -50,9 +50,28 @@ impl Pace {
     }
 }
 
+/// How many of the calls that a stage may have under way one of its partitions may have: half of them while others have
+/// something to do, and never all, or an endpoint that hangs for one partition would hold up the others. `partitions`: how
+/// many there are.
+pub fn share_of_calls(max_in_flight: usize, partitions: usize, others_are_busy: bool) -> usize {
+    match (partitions, others_are_busy) {
+        (0 | 1, _) => max_in_flight,
+        (_, true) => max_in_flight.div_ceil(2),
+        (_, false) => (max_in_flight - max_in_flight.div_ceil(8)).max(1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_never_has_all_calls_and_half_of_them_while_others_have_something_to_do() {
+        assert_eq!(share_of_calls(16, 1, false), 16, "it is the only one");
+        assert_eq!((share_of_calls(16, 6, false), share_of_calls(16, 6, true)), (14, 8));
+        assert_eq!((share_of_calls(2, 2, false), share_of_calls(2, 2, true)), (1, 1));
+        assert_eq!((share_of_calls(1, 2, false), share_of_calls(1, 2, true)), (1, 1), "there is only one");
+    }
     use proptest::prelude::*;
 
     /// Starts calls as fast as may be, and returns when each started.

@@ -1,7 +1,7 @@
 //! What the rooms of one stage share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -34,6 +34,8 @@ pub(super) struct Context {
     pub to_settle: mpsc::UnboundedSender<ToSettle>,
     /// Reads records again whose bytes were let go of.
     pub refetch: Refetch,
+    /// How many partitions have something to call the processor with.
+    pub busy: AtomicUsize,
     /// Whether a partition was given up with something that could not be written or committed.
     pub unsettled: Arc<AtomicBool>,
     /// Cancelled when the stage is to stop.

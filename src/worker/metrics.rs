@@ -26,6 +26,7 @@ pub struct Metrics {
     retried: Family<StageLabels, Counter>,
     failed_attempts: Family<StageLabels, Counter>,
     skipped: Family<StageLabels, Counter>,
+    lost: Family<StageLabels, Counter>,
     rebalances: Family<StageLabels, Counter>,
     dead_lettered: Family<DeadLetterLabels, Counter>,
     in_flight: Family<StageLabels, Gauge>,
@@ -73,6 +74,8 @@ pub struct StageMetrics {
     pub failed_attempts: Counter,
     /// Records that had been finished before a restart.
     pub skipped: Counter,
+    /// Records that were deleted before they were due: they are processed by nobody.
+    pub lost: Counter,
     /// Rebalances that changed this worker's partitions.
     pub rebalances: Counter,
     /// How often the circuit breaker opened.
@@ -137,6 +140,7 @@ impl Metrics {
             retried: Family::default(),
             failed_attempts: Family::default(),
             skipped: Family::default(),
+            lost: Family::default(),
             rebalances: Family::default(),
             dead_lettered: Family::default(),
             in_flight: Family::default(),
@@ -154,6 +158,7 @@ impl Metrics {
         registry.register("retried_records", "Records written to the retry topic", m.retried.clone());
         registry.register("failed_attempts", "Attempts that failed", m.failed_attempts.clone());
         registry.register("skipped_records", "Records that were finished before a restart", m.skipped.clone());
+        registry.register("lost_records", "Records that retention deleted before they were due", m.lost.clone());
         registry.register("dead_lettered_records", "Records given up", m.dead_lettered.clone());
         registry.register("rebalances", "Rebalances that moved partitions", m.rebalances.clone());
         registry.register("in_flight_calls", "Processor calls under way", m.in_flight.clone());
@@ -183,6 +188,7 @@ impl Metrics {
             retried: self.retried.get_or_create_owned(&labels),
             failed_attempts: self.failed_attempts.get_or_create_owned(&labels),
             skipped: self.skipped.get_or_create_owned(&labels),
+            lost: self.lost.get_or_create_owned(&labels),
             rebalances: self.rebalances.get_or_create_owned(&labels),
             in_flight: self.in_flight.get_or_create_owned(&labels),
             attempt_duration: self.attempt_duration.get_or_create_owned(&labels),

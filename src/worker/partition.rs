@@ -5,6 +5,7 @@
 //! flight, and whoever gets the partition next reads them again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
@@ -26,6 +27,7 @@ use crate::domain::delay_queue::{DelayQueue, Due};
 use crate::domain::failure::{Failure, Outcome, shortened};
 use crate::domain::lane::{LaneId, Lanes};
 use crate::domain::offsets::Begun;
+use crate::domain::pace::share_of_calls;
 use crate::domain::partition_state::PartitionState;
 use crate::domain::policy::Mode;
 use crate::domain::settlement::AssignmentId;
@@ -45,6 +47,7 @@ pub(super) struct Partition {
     found: Option<mpsc::UnboundedReceiver<Found>>,
     lanes: Lanes<Work>,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
+    busy: Busy,
     /// Settled since the last [`flush`](Self::flush).
     finished: Vec<i64>,
     routes: Vec<Route>,
@@ -54,6 +57,9 @@ pub(super) struct Partition {
 
 /// How long a record whose probe failed waits before it may be a probe again, so that others get their turn.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many records are concluded without a pause that take no call: others on the same thread wait meanwhile.
+const AT_ONCE: usize = 1_000;
 
 /// How long to wait until it is seen whether there is room for records that are due.
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
@@ -75,7 +81,7 @@ impl Partition {
         state: Arc<PartitionState>,
     ) -> Self {
         Self {
-            context,
+            context: context.clone(),
             id,
             inbox,
             stop,
@@ -85,6 +91,7 @@ impl Partition {
             found: None,
             lanes: Lanes::default(),
             calls: FuturesUnordered::new(),
+            busy: Busy { context, is_busy: false },
             finished: vec![],
             routes: vec![],
             tally: Tally::default(),
@@ -95,8 +102,12 @@ impl Partition {
     pub async fn run(mut self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
         loop {
-            self.start_what_may();
+            let is_done = self.start_what_may();
             self.flush();
+            if !is_done && !self.stop.is_cancelled() {
+                tokio::task::yield_now().await;
+                continue;
+            }
             let wake = self.next_wake();
             tokio::select! {
                 biased;
@@ -166,6 +177,7 @@ impl Partition {
                     partition, offset, "the record was deleted before it was due: is the topic's retention too short?"
                 );
                 self.delayed.forget(offset);
+                self.context.metrics.lost.inc();
                 self.finished.push(offset);
             }
             None => {
@@ -175,7 +187,9 @@ impl Partition {
         }
     }
 
-    fn start_what_may(&mut self) {
+    /// Starts what may start, and concludes at once what takes no time, as far as others need not wait for it. Returns whether
+    /// that was all.
+    fn start_what_may(&mut self) -> bool {
         if !self.delayed.is_empty() {
             self.ask_again();
             let (now, room) = (clock::now(), self.context.partition_bytes());
@@ -189,7 +203,12 @@ impl Partition {
                 }
             }
         }
-        while self.calls.len() < self.context.pipeline.throttle.max_in_flight
+        self.busy.set(!self.calls.is_empty() || self.lanes.has_ready());
+        let (max, partitions) = (self.context.pipeline.throttle.max_in_flight, self.context.metrics.partitions());
+        let share = share_of_calls(max, partitions, self.busy.are_others());
+        let mut concluded = 0;
+        while self.calls.len() < share
+            && concluded < AT_ONCE
             && !self.stop.is_cancelled()
             && let Some((lane, mut work)) = self.lanes.take_ready()
         {
@@ -201,12 +220,14 @@ impl Partition {
                     self.tally.count(throttle, pass, &outcome);
                     note_lateness(&self.context, &work);
                     self.conclude(work, lane, outcome, span);
+                    concluded += 1;
                 }
                 None => self.call(work, lane, Duration::ZERO),
             }
         }
         let (pending, in_lane, bytes) = self.delayed.sizes();
         self.state.load.set_pending(pending, in_lane, bytes, self.delayed.next_due());
+        concluded < AT_ONCE
     }
 
     /// Starts an attempt after a pause, as soon as the throttle permits it. One that was a probe and failed is made again.
@@ -385,5 +406,33 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.context.metrics.in_flight.dec();
         self.context.metrics.attempt_duration.observe(self.began.elapsed().as_secs_f64());
+    }
+}
+
+/// Whether a partition has something to call the processor with; the others see it.
+struct Busy {
+    context: Arc<Context>,
+    is_busy: bool,
+}
+
+impl Busy {
+    fn set(&mut self, is_busy: bool) {
+        if is_busy != self.is_busy {
+            self.is_busy = is_busy;
+            match is_busy {
+                true => self.context.busy.fetch_add(1, Relaxed),
+                false => self.context.busy.fetch_sub(1, Relaxed),
+            };
+        }
+    }
+
+    fn are_others(&self) -> bool {
+        self.context.busy.load(Relaxed) > usize::from(self.is_busy)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.set(false);
     }
 }

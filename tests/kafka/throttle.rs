@@ -7,13 +7,13 @@ use lazaret::domain::load::Pause;
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::worker::metrics::BreakerView;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::processor::Endpoint;
-use crate::support::topics::{Seen, committed, producer, read_all, write};
-use crate::support::{Broker, eventually, stays, unique};
+use crate::support::topics::{Seen, committed, producer, read_all, write, write_to};
+use crate::support::{Broker, eventually, kafka, stays, unique};
 
 /// Calls at once, and so how many may end after the one that opened the breaker.
 const AT_ONCE: usize = 8;
@@ -238,4 +238,34 @@ async fn rules_are_paced_as_well() {
         assert!(began.elapsed() >= Duration::from_millis(2_800), "{:?}", began.elapsed());
         engine.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_hangs_for_one_partition_leaves_calls_to_the_others() {
+    let endpoint = Endpoint::start().await;
+    let topic = unique("hangs");
+    let spec = format!(
+        "topic: {{name: {topic}, partitions: 2}}\nordering: Unordered\n\
+         processor: {{http: {{url: '{}'}}, maxInFlight: 4}}",
+        endpoint.url
+    );
+    let pipeline = pipeline(&topic, &spec);
+    Broker::Kafka.create_topics(&pipeline).await;
+    let producer = producer(kafka());
+    let engine = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+    let write = async |partition: i32, value: Value| {
+        write_to(&producer, &topic, partition, value.to_string().as_bytes()).await;
+    };
+    for n in 0..20 {
+        write(0, json!({"id": format!("hangs {n}"), "hold": true})).await;
+    }
+    eventually("it hangs", async || (endpoint.running() > 1).then_some(())).await;
+    for n in 0..20 {
+        write(1, json!({"id": format!("goes on {n}")})).await;
+    }
+    engine.settled(20).await;
+    assert!(endpoint.running() <= 3, "{} calls hang", endpoint.running());
+    endpoint.let_go();
+    engine.settled(40).await;
+    assert!(engine.stop().await.clean);
 }
