@@ -21,13 +21,11 @@ pub mod kept_count;
 mod latest;
 mod learner;
 mod member;
-mod membership;
 pub mod metrics;
 mod partition;
 pub mod peers;
 pub mod process;
 pub mod processor;
-mod reader;
 mod refetch;
 mod settle;
 mod source;
@@ -57,7 +55,6 @@ use group::Group;
 use member::Member;
 use metrics::StageMetrics;
 use processor::{ClientError, FaultSwitch, Processor};
-use reader::Reader;
 use refetch::Refetch;
 use settle::Settle;
 use source::Source;
@@ -156,8 +153,7 @@ impl Worker {
             longest_delay: pipeline.policy.longest_delay(),
             pipeline: pipeline.clone(),
         });
-        let reader = Arc::new(Reader::new(connection.stage_reader(group_id).set("client.id", &name), topic)?);
-        let group = Group::new(context.clone(), Handle::current(), reader.clone());
+        let group = Group::new(context.clone(), Handle::current());
         let mut config = connection.consumer(group_id, &pipeline.membership, &identity);
         // Whoever describes the group sees which worker a member is.
         let consumer: BaseConsumer<Group> = config.set("client.id", &name).create_with_context(group)?;
@@ -169,13 +165,10 @@ impl Worker {
         let settle = Settle::new(settings, metrics, inbox);
         let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
         consumer.subscribe(&[topic])?;
-        let source = Source::new(reader, consumer.clone(), context.clone());
+        let reader = Source::new(consumer, context);
         let (ended, source_ended) = oneshot::channel();
-        let source = std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || source.run())?;
-        std::thread::Builder::new().name(format!("member-{stage}")).spawn(move || {
-            membership::serve(&consumer, &context);
-            // It has reported itself when it failed.
-            let _ = source.join();
+        std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || {
+            reader.run();
             // Nobody waits when the worker was dropped.
             let _ = ended.send(());
         })?;
