@@ -19,9 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use aside::{Choice, Refusal};
 pub use release::COMMIT_GRACE;
-pub use step::{AssignmentId, Commit, Note, Outbound, Step, Unwritten, Written};
+pub use step::{AssignmentId, Choice, Commit, Note, Outbound, Refusal, Step, Unwritten, Written};
 
 use super::partition_state::PartitionState;
 use super::pipeline::Delivery;

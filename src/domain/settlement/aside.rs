@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::AssignmentId;
+use super::step::{AssignmentId, Choice, Refusal};
 
 /// How long to wait before a topic is tried again; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -25,26 +25,6 @@ const ONE_BY_ONE: usize = 100;
 /// or it might be undone with them again and again.
 const SURVIVED: u32 = 0;
 const NEW: u32 = 1;
-
-/// Why Kafka does not take a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It is too large, or the request that it was in.
-    TooLarge,
-    /// Its partition could not be reached in time.
-    Away,
-    /// Kafka says no.
-    Refused,
-}
-
-/// Which records of a topic are tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Choice {
-    /// Those that were not refused yet, all at once.
-    Fresh,
-    /// Those that were, one after the other until one is refused.
-    Again,
-}
 
 /// The records of one topic that are written apart from those of others.
 #[derive(Debug)]

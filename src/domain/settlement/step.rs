@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use super::{Choice, Refusal};
-
 /// One assignment of one partition. A partition that is revoked and comes back is another assignment, so that nothing
 /// left over from the first can touch the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,4 +86,24 @@ pub enum Note {
     SetApart(Arc<str>),
     /// And no longer.
     TakenBack(Arc<str>),
+}
+
+/// Why Kafka does not take a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is too large, or the request that it was in.
+    TooLarge,
+    /// Its partition could not be reached in time.
+    Away,
+    /// Kafka says no.
+    Refused,
+}
+
+/// Which records of a topic are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Choice {
+    /// Those that were not refused yet, all at once.
+    Fresh,
+    /// Those that were, one after the other until one is refused.
+    Again,
 }
