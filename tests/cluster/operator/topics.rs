@@ -325,6 +325,15 @@ async fn a_kafka_topic_deleted_by_hand_comes_back_with_a_warning() {
         site.apply(&site.pipeline("orders", "")).await;
         site.reason("orders", "Ready").await;
         let name = site.named("orders.dlt");
+        // The operator has to have seen the status that it wrote itself: a change that it answers comes after that.
+        let replicas = json!({"spec": {"consumer": {"replicas": 2}}});
+        site.pipelines.patch("orders", &PatchParams::default(), &Patch::Merge(replicas)).await.unwrap();
+        eventually("the change is answered", async || {
+            let orders = site.pipelines.get("orders").await.unwrap();
+            let answered = orders.status.as_ref().and_then(|status| status.observed_generation);
+            (answered == orders.metadata.generation).then_some(())
+        })
+        .await;
         let uid = site.topics.get(&name).await.unwrap().uid();
         site.topics.delete(&name, &Default::default()).await.unwrap();
         wait_for(&site.topics, &name, "is another one, and Ready", |topic| {
