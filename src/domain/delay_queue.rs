@@ -54,12 +54,12 @@ impl<T> DelayQueue<T> {
         self.pending.ask(now, limit)
     }
 
-    /// Takes note that a record which was asked for is no more.
+    /// Forgets a record that was to be read again and is no longer in the log.
     pub fn forget(&mut self, offset: i64) {
         self.pending.forget(offset);
     }
 
-    /// Takes note that what was asked for and has not come will not come.
+    /// Ends the request for what was to be read again: what has not come can be requested again.
     pub fn give_up_asking(&mut self) {
         self.pending.give_up_asking();
     }

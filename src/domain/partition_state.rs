@@ -8,7 +8,7 @@ use super::offsets::Offsets;
 use super::pipeline::Delivery;
 use super::round::{Share, share};
 
-/// What is known of one assigned partition. Whoever reads, processes, settles or shows it has the same one.
+/// What is known of one assigned partition. Reading, processing, settling and the stats share it.
 #[derive(Debug)]
 pub struct PartitionState {
     /// What its records take, and whether more may be read.

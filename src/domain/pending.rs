@@ -82,7 +82,7 @@ impl<T> Pending<T> {
         self.asked.keys().copied().collect()
     }
 
-    /// Takes note that a record which was asked for is no more.
+    /// Forgets a record that was to be read again and is no longer in the log.
     pub fn forget(&mut self, offset: i64) {
         self.asked.remove(&offset);
         if self.asked.is_empty() {
@@ -90,7 +90,7 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Takes note that what was asked for and has not come will not come: it can be asked for again.
+    /// Ends the request for what was to be read again: what has not come can be requested again.
     pub fn give_up_asking(&mut self) {
         for (offset, (due, bytes)) in std::mem::take(&mut self.asked) {
             self.away.push(due, Place { offset, bytes });

@@ -35,7 +35,7 @@ pub(super) struct Aside<R> {
     /// When the topic refused a record that it had not refused before, for another reason than its size. `None` when it did not, or
     /// has taken others since then.
     refused: Option<Instant>,
-    /// Whether it has taken records since then that it had not refused before.
+    /// Whether it has taken records since then.
     has_taken: bool,
 }
 
