@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::ports::free_port;
 
@@ -24,9 +25,12 @@ impl OwnKafka {
         // The next port is its controller's.
         let port = free_port([127, 0, 0, 1].into()).to_string();
         let mut this = Self { address: String::new(), cache };
-        let mut up = this.command("up.sh");
-        this.address = run(up.env("LAZARET_KAFKA_PORT", port).env("LAZARET_KAFKA_HEAP", "256m"));
+        this.address = this.up(&port);
         this
+    }
+
+    fn up(&self, port: &str) -> String {
+        run(self.command("up.sh").env("LAZARET_KAFKA_PORT", port).env("LAZARET_KAFKA_HEAP", "256m"))
     }
 
     /// It answers nobody any more, and keeps its connections.
@@ -38,9 +42,21 @@ impl OwnKafka {
         self.signal("CONT");
     }
 
-    fn signal(&self, name: &str) {
-        let pid = std::fs::read_to_string(self.cache.join("kafka/node/pid")).unwrap();
-        run(Command::new("kill").args([&format!("-{name}"), pid.trim()]));
+    /// It ends as it is and starts anew. What clients had sent and it had not read is gone.
+    pub fn kill_and_start(&self) {
+        let pid = self.signal("KILL");
+        // One that nobody waits for stays there, without a command.
+        while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty()) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (_, port) = self.address.rsplit_once(':').unwrap();
+        assert_eq!(self.up(port), self.address);
+    }
+
+    fn signal(&self, name: &str) -> String {
+        let pid = std::fs::read_to_string(self.cache.join("kafka/node/pid")).unwrap().trim().to_owned();
+        run(Command::new("kill").args([&format!("-{name}"), &pid]));
+        pid
     }
 
     fn command(&self, name: &str) -> Command {
