@@ -7,9 +7,9 @@
 //!            (hold until due)                            (write where needed, then finish)
 //! ```
 //!
-//! `source` is the only thread that reads, `group` serves its rebalances, `partition` is the task of one assigned
-//! partition, and `settle` is the only place that finishes an offset and commits, through `writer` and `member`. The rules that they follow are in
-//! [`crate::domain`].
+//! `source` is the only thread that reads, with a client of its own (`reader`), so that it goes on while `membership` waits in a
+//! rebalance, which `group` serves. `partition` is the task of one assigned partition, and `settle` is the only place that
+//! finishes an offset and commits, through `writer` and `member`. The rules that they follow are in [`crate::domain`].
 
 mod client;
 pub mod clock;
@@ -21,11 +21,13 @@ pub mod kept_count;
 mod latest;
 mod learner;
 mod member;
+mod membership;
 pub mod metrics;
 mod partition;
 pub mod peers;
 pub mod process;
 pub mod processor;
+mod reader;
 mod refetch;
 mod settle;
 mod source;
@@ -55,6 +57,7 @@ use group::Group;
 use member::Member;
 use metrics::StageMetrics;
 use processor::{ClientError, FaultSwitch, Processor};
+use reader::Reader;
 use refetch::Refetch;
 use settle::Settle;
 use source::Source;
@@ -153,7 +156,8 @@ impl Worker {
             longest_delay: pipeline.policy.longest_delay(),
             pipeline: pipeline.clone(),
         });
-        let group = Group::new(context.clone(), Handle::current());
+        let reader = Arc::new(Reader::new(connection.stage_reader(group_id).set("client.id", &name), topic)?);
+        let group = Group::new(context.clone(), Handle::current(), reader.clone());
         let mut config = connection.consumer(group_id, &pipeline.membership, &identity);
         // Whoever describes the group sees which worker a member is.
         let consumer: BaseConsumer<Group> = config.set("client.id", &name).create_with_context(group)?;
@@ -165,10 +169,16 @@ impl Worker {
         let settle = Settle::new(settings, metrics, inbox);
         let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
         consumer.subscribe(&[topic])?;
-        let reader = Source::new(consumer, context);
+        let source = Source::new(reader, consumer.clone(), context.clone());
         let (ended, source_ended) = oneshot::channel();
-        std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || {
-            reader.run();
+        let source = std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || source.run())?;
+        std::thread::Builder::new().name(format!("member-{stage}")).spawn(move || {
+            membership::serve(&consumer, &context);
+            // It has reported itself when it failed.
+            let _ = source.join();
+            // Closing the client says to the group that this worker leaves. Were the process to end before, its partitions
+            // would wait for the session timeout.
+            drop(consumer);
             // Nobody waits when the worker was dropped.
             let _ = ended.send(());
         })?;

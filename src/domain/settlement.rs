@@ -6,7 +6,7 @@
 //! has gathered and commits the partitions that it comes from. A commit that is due comes first: it takes little, and might
 //! wait for ever where something is always to be written. What a topic has refused is tried beside the rounds, with a
 //! transaction of its own, topic by topic and less and less often; only the commit of what it takes has its turn among the
-//! rounds. What is to be given up goes first, and while it does nothing else is settled: a rebalance is under way.
+//! rounds. What is to be given up goes first.
 
 mod aside;
 mod book;
@@ -156,7 +156,7 @@ impl<R: Outbound> Settlement<R> {
         }
         if self.commit_at <= now {
             self.commit_at = now + COMMIT_INTERVAL;
-            if let Some(commit) = self.commit() {
+            if let Some(commit) = self.commit(|_| true) {
                 return Some(commit);
             }
         }
@@ -169,13 +169,14 @@ impl<R: Outbound> Settlement<R> {
             let write_proven = (!proven.is_empty()).then(|| self.write(now, Some(&proven))).flatten();
             write_proven.or_else(|| self.write(now, None))
         });
-        written.or_else(|| self.is_releasing().then(|| self.commit()).flatten())
+        // What is given up does not wait until a commit is due.
+        written.or_else(|| self.commit(|book| book.release.is_some()))
     }
 
     /// Commits what was processed, where Kafka does not have it.
-    fn commit(&mut self) -> Option<Step<R>> {
-        let (is_releasing, delivery) = (self.is_releasing(), self.delivery);
-        let books = self.books.iter().filter(|(_, book)| !is_releasing || book.release.is_some());
+    fn commit(&mut self, is_chosen: impl Fn(&Book<R>) -> bool) -> Option<Step<R>> {
+        let delivery = self.delivery;
+        let books = self.books.iter().filter(|(_, book)| is_chosen(book));
         let commits: Vec<_> = books.filter_map(|(id, book)| book.commit_due(*id, delivery)).collect();
         if commits.is_empty() {
             return None;
@@ -186,11 +187,11 @@ impl<R: Outbound> Settlement<R> {
 
     /// Writes what waits for topics that take records, or for those that are proven to. Each partition has a share of the round.
     fn write(&mut self, now: Instant, proven: Option<&BTreeSet<Arc<str>>>) -> Option<Step<R>> {
-        let (is_releasing, served) = (self.is_releasing(), self.served);
-        let wants = |book: &Book<R>| (!is_releasing || book.release.is_some()) && book.wants_to_write(now);
+        let wants = |book: &Book<R>| book.wants_to_write(now);
         let mut wanting: Vec<_> = self.books.iter().filter(|(_, book)| wants(book)).map(|(id, _)| *id).collect();
-        let behind = wanting.partition_point(|id| served.is_some_and(|served| *id <= served));
+        let behind = wanting.partition_point(|id| self.served.is_some_and(|served| *id <= served));
         wanting.rotate_left(behind);
+        wanting.sort_by_key(|id| self.books.get(id).is_none_or(|book| book.release.is_none()));
         let room = (ROUND_RECORDS.div_ceil(wanting.len().max(1)), ROUND_BYTES / wanting.len().max(1));
         let (mut records, mut commits, mut bytes, mut assignments) = (vec![], vec![], 0, vec![]);
         for assignment in wanting {
@@ -268,11 +269,6 @@ impl<R: Outbound> Settlement<R> {
     fn commit_delivered(&mut self, now: Instant) -> Option<Step<R>> {
         let Second::HasWritten(_, _, written) = &self.second else { return None };
         let tried: Vec<_> = written.iter().map(|(tried, _)| *tried).collect();
-        let is_releasing = self.is_releasing();
-        let is_held_up = |assignment| self.books.get(&assignment).is_some_and(|book| book.release.is_none());
-        if is_releasing && tried.iter().any(|tried| is_held_up(tried.assignment)) {
-            return None;
-        }
         let mut commits = vec![];
         for (assignment, offsets) in by_assignment(&tried) {
             // Of a partition that is somebody else's nothing may be committed, and so nothing of the transaction.

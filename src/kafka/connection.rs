@@ -117,15 +117,13 @@ impl Connection {
         config
     }
 
-    /// Settings of a stage's consumer, which is known to its group as `instance` where its membership is static.
-    ///
-    /// librdkafka commits nothing by itself: the engine says what is finished. Only what committed transactions wrote is read.
-    pub fn consumer(&self, group_id: &str, membership: &Membership, instance: &str) -> ClientConfig {
+    /// Settings of the client that reads a stage's topic: it is assigned what it reads. Only what committed transactions wrote is
+    /// read.
+    pub fn stage_reader(&self, group_id: &str) -> ClientConfig {
         let mut config = self.client();
         config
+            // It is a member of no group; librdkafka wants a name all the same.
             .set("group.id", group_id)
-            .set("max.poll.interval.ms", millis(membership.max_poll_interval))
-            // A coordinator that hangs must not keep a worker from stopping for the default of a minute.
             .set("socket.timeout.ms", "10000")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -138,6 +136,23 @@ impl Connection {
             // With so small a queue it is full often; the default would then fetch nothing for a second.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.message.max.bytes", "1048576")
+            .set("topic.metadata.refresh.interval.ms", "10000");
+        config
+    }
+
+    /// Settings of a stage's member of its group, which reads nothing, and is known to it as `instance` where its membership is static.
+    ///
+    /// librdkafka commits nothing by itself: the engine says what is finished.
+    pub fn consumer(&self, group_id: &str, membership: &Membership, instance: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group_id)
+            .set("max.poll.interval.ms", millis(membership.max_poll_interval))
+            // A coordinator that hangs must not keep a worker from stopping for the default of a minute.
+            .set("socket.timeout.ms", "10000")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "earliest")
             // A topic that appears, or gains partitions, is noticed within this time.
             .set("topic.metadata.refresh.interval.ms", "10000");
         match membership.protocol {

@@ -1,7 +1,8 @@
 //! What happens when the group gives partitions to this worker or takes them away.
 //!
 //! librdkafka calls this from within a poll, and waits: until a revoke has returned, nobody else gets the partitions.
-//! That time is used to finish what was started, up to the drain timeout, which is shorter than the session timeout. A
+//! That time is used to finish what was started, up to the drain timeout, which is shorter than the session timeout; the
+//! partitions that this worker keeps are read by another client meanwhile (see [`super::reader`]). A
 //! partition that was *lost* may be somebody else's already: what is held of it is dropped and nothing is committed.
 //!
 //! A partition that was gained is read from where the coordinator says, and not before it has said so: a record that was
@@ -29,6 +30,7 @@ use tracing::{debug, error, info, warn};
 use super::context::Context;
 use super::member::{Held, Seat, committed, generation, log_starts, member_id};
 use super::partition::Partition;
+use super::reader::Reader;
 use super::work::{ToSettle, Work};
 use crate::domain::commit_metadata;
 use crate::domain::offsets::Offsets;
@@ -49,13 +51,14 @@ const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Group {
     context: Arc<Context>,
     runtime: Handle,
+    reader: Arc<Reader>,
     assigned: Mutex<BTreeMap<i32, Assigned>>,
     /// The partitions that the group has given to this worker, whether or not it still reads them.
     given: Mutex<BTreeSet<i32>>,
     held: Held,
     rebalances: Mutex<Rebalances>,
     next_id: AtomicU64,
-    /// Partitions of which it is not known yet where they are to be read from. They are paused.
+    /// Partitions of which it is not known yet where they are to be read from.
     unknown: Mutex<BTreeMap<i32, Unknown>>,
 }
 
@@ -84,9 +87,9 @@ pub(super) struct Assigned {
 }
 
 impl Group {
-    pub fn new(context: Arc<Context>, runtime: Handle) -> Self {
+    pub fn new(context: Arc<Context>, runtime: Handle, reader: Arc<Reader>) -> Self {
         let (assigned, given, held, rebalances, unknown) = Default::default();
-        Self { context, runtime, assigned, given, held, rebalances, unknown, next_id: AtomicU64::new(1) }
+        Self { context, runtime, reader, assigned, given, held, rebalances, unknown, next_id: AtomicU64::new(1) }
     }
 
     /// The partitions that this worker reads.
@@ -121,7 +124,7 @@ impl Group {
         }
     }
 
-    /// Starts to read partitions from what is committed for them, and says so to librdkafka.
+    /// Starts to read partitions from what is committed for them.
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         // A worker that leaves its group while it joins is still given partitions. It reads none of them.
         if self.context.stop.is_cancelled() {
@@ -132,22 +135,37 @@ impl Group {
         let member_id = member_id(consumer);
         for mut element in list.elements() {
             let partition = element.partition();
-            let start = starts.get(&partition);
-            let offset = start.map_or(Offset::Beginning, |(offset, _)| Offset::Offset(*offset));
-            if let Err(error) = element.set_offset(offset) {
-                error!(partition, ?offset, %error, "could not set where to read from");
+            // The member reads nothing itself, so that it does not ask where to read from: it would begin elsewhere at times.
+            if let Err(error) = element.set_offset(Offset::Beginning) {
+                error!(partition, %error, "could not set where to read from");
                 return self.context.failed.cancel();
             }
             self.given().insert(partition);
-            match start {
-                Some((offset, metadata)) => {
-                    self.begin(partition, self.resume(partition, *offset, metadata), member_id.clone());
-                }
+            match starts.get(&partition) {
+                Some((offset, metadata)) => self.begin_reading(partition, *offset, metadata, member_id.clone()),
                 None => {
+                    warn!(partition, "Kafka does not say yet where to read from: it waits, the others go on");
                     let id = self.next_id();
                     self.unknown().insert(partition, Unknown { id, member_id: member_id.clone(), is_asked_for: false });
                 }
             }
+        }
+    }
+
+    fn begin_reading(&self, partition: i32, offset: i64, metadata: &str, member_id: String) {
+        self.begin(partition, self.resume(partition, offset, metadata), member_id);
+        if let Err(error) = self.reader.begin(partition, Some(offset)) {
+            error!(partition, offset, %error, "could not begin to read");
+            self.context.failed.cancel();
+        }
+    }
+
+    fn end_reading(&self, partitions: &[i32]) {
+        if !partitions.is_empty()
+            && let Err(error) = self.reader.end(partitions)
+        {
+            error!(?partitions, %error, "could not stop reading");
+            self.context.failed.cancel();
         }
     }
 
@@ -172,14 +190,14 @@ impl Group {
         unknown.retain(|partition, asked| now.get(partition).is_some_and(|now| now.id == asked.id));
     }
 
-    /// Starts to read a partition of which it was not known where. Returns whether it is still this worker's.
-    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, offset: i64, metadata: &str) -> bool {
-        let is_it = self.unknown().get(&partition).is_some_and(|now| now.id == asked.id);
-        if is_it {
-            self.unknown().remove(&partition);
-            self.begin(partition, self.resume(partition, offset, metadata), asked.member_id.clone());
+    /// Starts to read a partition of which it was not known where, if it is still this worker's.
+    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, offset: i64, metadata: &str) {
+        // Under this lock the partition cannot be given up.
+        let mut unknown = self.unknown();
+        if unknown.get(&partition).is_some_and(|now| now.id == asked.id) {
+            unknown.remove(&partition);
+            self.begin_reading(partition, offset, metadata, asked.member_id.clone());
         }
-        is_it
     }
 
     fn resume(&self, partition: i32, offset: i64, metadata: &str) -> Offsets {
@@ -217,6 +235,7 @@ impl Group {
         self.unknown().clear();
         let taken: Vec<_> = std::mem::take(&mut *self.assigned()).into_iter().collect();
         taken.iter().for_each(|(partition, _)| self.context.metrics.set_assigned(*partition, None));
+        self.end_reading(&taken.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
         self.revoke(taken.into_iter().map(|(_, assigned)| assigned).collect());
     }
 
@@ -311,13 +330,18 @@ impl ConsumerContext for Group {
             info!(group, %stage, gained = ?partitions, "rebalance: partitions assigned");
             return self.assign(consumer, list);
         }
-        let taken: Vec<_> = partitions.iter().filter_map(|partition| self.assigned().remove(partition)).collect();
+        // Before it is seen which ones are read: one that becomes known now is read or is not, and does not begin later.
+        self.unknown().retain(|partition, _| !partitions.contains(partition));
+        let (read, taken): (Vec<_>, Vec<_>) = {
+            let mut assigned = self.assigned();
+            partitions.iter().filter_map(|partition| Some((*partition, assigned.remove(partition)?))).unzip()
+        };
+        self.end_reading(&read);
         for partition in &partitions {
             self.given().remove(partition);
-            self.unknown().remove(partition);
             self.context.metrics.set_assigned(*partition, None);
         }
-        // librdkafka keeps a pause beyond the assignment: a partition that comes back would never be fetched again.
+        // A partition that comes back is paused once more.
         if let Err(error) = consumer.resume(&self.list(&partitions)) {
             warn!(%error, "could not undo the pause of partitions that are given up");
         }
@@ -334,14 +358,12 @@ impl ConsumerContext for Group {
         }
     }
 
-    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, _: &Rebalance<'_>) {
-        let unknown: Vec<_> = self.unknown().keys().copied().collect();
-        if unknown.is_empty() {
-            return;
-        }
-        warn!(partitions = ?unknown, "Kafka does not say yet where to read from: the partitions wait, the others go on");
-        if let Err(error) = consumer.pause(&self.list(&unknown)) {
-            warn!(partitions = ?unknown, %error, "could not pause");
+    /// What this worker is given, another client reads.
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let Rebalance::Assign(list) = rebalance else { return };
+        if let Err(error) = consumer.pause(list) {
+            error!(%error, "could not pause what the member is given");
+            self.context.failed.cancel();
         }
     }
 }

@@ -1,14 +1,13 @@
 //! Reads the stage's topic. This thread is the only one that reads; whoever commits does so through [`super::member`].
 //!
 //! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
-//! processed: a consumer that is not polled loses its membership.
+//! processed, nor for a rebalance: [`super::membership`] does.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::KafkaError;
 use tracing::{debug, error, warn};
 
 use super::clock;
@@ -16,7 +15,8 @@ use super::context::Context;
 use super::fail::FailOnPanic;
 use super::group::Group;
 use super::learner::{Learner, Learnt};
-use super::member::Seat;
+use super::membership::report;
+use super::reader::Reader;
 use super::work::Work;
 use crate::domain::load::{Intake, Load, Pause};
 use crate::domain::record::Record;
@@ -34,14 +34,9 @@ const BATCH_BYTES: usize = 1 << 20;
 /// it is only worth it where records do not simply stream through.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How long librdkafka may take to set where a partition is read from.
-const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Beyond the drain timeout, how long leaving the group may take.
-const LEAVE_GRACE: Duration = Duration::from_secs(5);
-
 /// Reads the stage's topic.
 pub(super) struct Source {
+    reader: Arc<Reader>,
     consumer: Arc<BaseConsumer<Group>>,
     context: Arc<Context>,
     learner: Learner,
@@ -63,26 +58,18 @@ impl Batch {
 }
 
 impl Source {
-    pub fn new(consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>) -> Self {
+    pub fn new(reader: Arc<Reader>, consumer: Arc<BaseConsumer<Group>>, context: Arc<Context>) -> Self {
         let learner = Learner::new(&consumer, FailOnPanic(context.failed.clone()));
-        Self { consumer, context, learner }
+        Self { reader, consumer, context, learner }
     }
 
-    /// Runs until it is told to stop, then hands its partitions over and leaves the group.
+    /// Runs until it is told to stop.
     pub fn run(self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
         while !self.context.stop.is_cancelled() {
             self.begin_learnt();
             self.balance();
             self.poll();
-        }
-        // At once, while the group holds: to leave it may have to wait for a rebalance.
-        self.group().give_up();
-        self.consumer.unsubscribe();
-        let deadline = Instant::now() + self.context.pipeline.drain_timeout + LEAVE_GRACE;
-        while self.group().is_in_it() && Instant::now() < deadline {
-            // What is read here is nobody's any more; the poll is for the hand-over that it serves.
-            drop(self.consumer.poll(POLL));
         }
     }
 
@@ -101,19 +88,8 @@ impl Source {
             self.context.failed.cancel();
         }
         while let Ok(Learnt { partition, unknown, offset, metadata }) = self.learner.learnt.try_recv() {
-            if self.group().begin_unknown(partition, &unknown, offset, &metadata)
-                && let Err(error) = self.read_from(partition, offset)
-            {
-                error!(partition, offset, %error, "could not begin to read");
-                self.context.failed.cancel();
-            }
+            self.group().begin_unknown(partition, &unknown, offset, &metadata);
         }
-    }
-
-    /// Reads a partition that is paused from this offset on.
-    fn read_from(&self, partition: i32, offset: i64) -> KafkaResult<()> {
-        self.consumer.seek(self.group().topic(), partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
-        self.consumer.resume(&self.group().list([&partition]))
     }
 
     /// Pauses partitions that hold more than their share, and resumes those that have room again.
@@ -127,8 +103,8 @@ impl Source {
         for changes in [full.into_iter().map(|(partition, why)| (partition, Some(why))).collect::<Vec<_>>(), free] {
             let Some((_, why)) = changes.first() else { continue };
             let paused = why.is_some();
-            let list = self.group().list(changes.iter().map(|(partition, _)| partition));
-            let result = if paused { self.consumer.pause(&list) } else { self.consumer.resume(&list) };
+            let partitions: Vec<_> = changes.iter().map(|(partition, _)| *partition).collect();
+            let result = if paused { self.reader.pause(&partitions) } else { self.reader.resume(&partitions) };
             debug!(?changes, ?result, "intake changed");
             if result.is_err() {
                 continue;
@@ -156,25 +132,6 @@ impl Source {
         (full.collect(), free.map(|(partition, _)| *partition).collect())
     }
 
-    /// Says why reading failed, where nobody else does.
-    fn report(&self, error: &KafkaError) {
-        let topic = &*self.context.pipeline.source(self.context.stage).topic;
-        match error {
-            KafkaError::MessageConsumptionFatal(_) => {
-                error!(topic, %error, "reading failed for good");
-                self.context.failed.cancel();
-            }
-            // Whoever looks for Kafka says so once, with the address.
-            KafkaError::MessageConsumption(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve) => {
-                debug!(topic, %error, "reading failed, it is tried again");
-            }
-            KafkaError::MessageConsumption(Code::UnknownTopicOrPartition) => {
-                warn!(topic, "the topic does not exist, waiting for it");
-            }
-            _ => warn!(topic, %error, "reading failed, it is tried again"),
-        }
-    }
-
     /// Reads what is there, up to a batch, and hands it over. A batch ends where the partition changes.
     fn poll(&self) {
         let topic = &self.context.pipeline.source(self.context.stage).topic;
@@ -182,7 +139,7 @@ impl Source {
         let (mut timeout, mut count, mut bytes) = (POLL, 0, 0);
         let limit = BATCH_BYTES.min(Intake::of(self.group().assigned().values().map(|a| &*a.state.load)).share());
         while count < BATCH && bytes < limit {
-            let message = match self.consumer.poll(timeout) {
+            let message = match self.reader.poll(timeout) {
                 Some(Ok(message)) => message,
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     batch.take().into_iter().for_each(|batch| self.hand_over(batch));
@@ -191,7 +148,7 @@ impl Source {
                     continue;
                 }
                 Some(Err(error)) => {
-                    self.report(&error);
+                    report(&self.context, &error);
                     break;
                 }
                 None => break,
@@ -226,9 +183,7 @@ impl Source {
         if next.is_some_and(|next| first < next) && !is_repeated {
             warn!(partition = batch.partition, offset = first, "offsets went back: starting the partition anew");
             if let Some(offset) = self.group().restart(batch.partition, first) {
-                let list = self.group().list([&batch.partition]);
-                let reread = self.consumer.pause(&list).and_then(|()| self.read_from(batch.partition, offset));
-                if let Err(error) = reread {
+                if let Err(error) = self.reader.seek(batch.partition, offset) {
                     error!(partition = batch.partition, offset, %error, "could not read again what is not finished");
                     self.context.failed.cancel();
                 }

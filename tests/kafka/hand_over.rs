@@ -5,11 +5,12 @@ use std::time::Duration;
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::provenance::Stage;
 use lazaret::kafka::embedded::EmbeddedBroker;
+use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
 
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
-use crate::support::processor::Endpoint;
+use crate::support::processor::{Endpoint, now};
 use crate::support::topics::{producer, read_all, write, write_to};
 use crate::support::{Broker, HEAVY, eventually, kafka, unique};
 
@@ -196,4 +197,76 @@ async fn each_record_is_processed_once_where_the_broker_deals_out_partitions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_record_is_processed_once_where_members_are_static() {
     each_record_is_processed_once_and_a_rebalance_counts_once("staticMembership: true").await;
+}
+
+/// How long the call takes that a rebalance waits for.
+const LONG_CALL: Duration = Duration::from_secs(8);
+
+/// The longest time in which nothing was called of the partitions that a worker keeps, while it waits for a call in each of those
+/// that it gives up.
+async fn longest_gap_of_kept_partitions(way: &str) -> Duration {
+    let endpoint = Endpoint::start().await;
+    let topic = unique("kept");
+    let spec = format!("topic: {{name: {topic}, partitions: 4}}\nconsumer: {{drainTimeout: 20s, {way}}}\n");
+    let pipeline = pipeline(&topic, &(spec + &calling(&endpoint, "ordering: Key")));
+    Broker::Kafka.create_topics(&pipeline).await;
+    let producer = producer(kafka());
+    let first = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+    for partition in 0..4 {
+        let slow = json!({"id": format!("slow {partition}"), "hold": true}).to_string();
+        let record = FutureRecord::to(&topic).partition(partition).key("slow").payload(&slow);
+        producer.send(record, Duration::from_secs(10)).await.map_err(|(error, _)| error).unwrap();
+    }
+    eventually("a call is under way in each partition", async || (endpoint.running() == 4).then_some(())).await;
+    // As long as this goes on, each partition has something to do.
+    let stream = async || {
+        for n in 0.. {
+            for partition in 0..4 {
+                let value = json!({"id": format!("quick {partition} {n}")}).to_string();
+                write_to(&producer, &topic, partition, value.as_bytes()).await;
+            }
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    };
+    let assigned = |engine: &Engine| engine.metrics(Stage::Main).assignment();
+    let rebalance = async {
+        let second = Engine::begin(kafka(), &pipeline, &[Stage::Main]).await;
+        eventually("the first one gives up two", async || (assigned(&first).len() == 2).then_some(())).await;
+        tokio::time::sleep(LONG_CALL).await;
+        endpoint.let_go();
+        eventually("the second one has two", async || (assigned(&second).len() == 2).then_some(())).await;
+        second
+    };
+    let begin = now();
+    let second = tokio::select! {
+        second = rebalance => second,
+        () = stream() => unreachable!("it never ends"),
+    };
+    let end = now();
+    let gap = |partition: &i32| {
+        let begun = endpoint.calls().into_iter().filter(|call| call.id().starts_with(&format!("quick {partition} ")));
+        let mut times: Vec<_> = begun.map(|call| call.began).filter(|at| (begin..end).contains(at)).collect();
+        times.extend([begin, end]);
+        times.sort_unstable();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    };
+    let longest = assigned(&first).keys().map(gap).max().unwrap();
+    assert!(first.stop().await.clean && second.stop().await.clean, "{way}");
+    println!("{way}: {longest} ms");
+    Duration::from_millis(longest as u64)
+}
+
+/// Three times of what is promised.
+const KEPT: Duration = Duration::from_millis(1_500);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_kept_are_served_while_a_rebalance_waits_for_a_long_call() {
+    let gap = longest_gap_of_kept_partitions("assignor: CooperativeSticky").await;
+    assert!(gap < KEPT, "{gap:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_kept_are_served_while_the_brokers_rebalance_waits_for_a_long_call() {
+    let gap = longest_gap_of_kept_partitions("groupProtocol: Consumer").await;
+    assert!(gap < KEPT, "{gap:?}");
 }
