@@ -106,8 +106,8 @@ impl Group {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts to read a partition from what was committed for it.
-    fn begin(&self, partition: i32, offsets: Offsets, member_id: String) {
+    /// Starts a partition from what was committed for it, and reads it from this offset, unless it is read already.
+    fn begin(&self, partition: i32, offsets: Offsets, member_id: String, read_from: Option<i64>) {
         let id = self.next_id();
         let (inbox, receiver) = mpsc::unbounded_channel();
         let (stop, next) = (CancellationToken::new(), offsets.watermark());
@@ -119,9 +119,19 @@ impl Group {
         let task = Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), state.clone());
         let task = self.runtime.spawn(task.run());
         let assigned = Assigned { id, inbox, state, next, last: None, member_id, paused: false, stop, task };
-        if let Some(old) = self.assigned().insert(partition, assigned) {
-            self.drop_held(&old);
-        }
+        let old = {
+            // Under one lock: it may be paused at once, and librdkafka only pauses what it reads.
+            let mut all = self.assigned();
+            let old = all.insert(partition, assigned);
+            if let Some(offset) = read_from
+                && let Err(error) = self.reader.begin(partition, offset)
+            {
+                error!(partition, offset, %error, "could not begin to read");
+                self.context.failed.cancel();
+            }
+            old
+        };
+        old.iter().for_each(|old| self.drop_held(old));
     }
 
     /// Starts to read partitions from what is committed for them.
@@ -153,11 +163,7 @@ impl Group {
     }
 
     fn begin_reading(&self, partition: i32, offset: i64, metadata: &str, member_id: String) {
-        self.begin(partition, self.resume(partition, offset, metadata), member_id);
-        if let Err(error) = self.reader.begin(partition, Some(offset)) {
-            error!(partition, offset, %error, "could not begin to read");
-            self.context.failed.cancel();
-        }
+        self.begin(partition, self.resume(partition, offset, metadata), member_id, Some(offset));
     }
 
     fn end_reading(&self, partitions: &[i32]) {
@@ -220,13 +226,13 @@ impl Group {
             (ahead.filter(|ahead| ahead.committed <= first), assigned.member_id.clone())
         };
         let Some(ahead) = ahead else {
-            self.begin(partition, Offsets::default(), member_id);
+            self.begin(partition, Offsets::default(), member_id, None);
             return None;
         };
         let committed = ahead.committed;
         let below = commit_metadata::remembered(&ahead).into_iter().map(|range| range.start..range.end.min(first));
         let finished = below.filter(|range| range.start < range.end).collect();
-        self.begin(partition, Offsets::resume(committed, finished), member_id);
+        self.begin(partition, Offsets::resume(committed, finished), member_id, None);
         (committed < first).then_some(committed)
     }
 

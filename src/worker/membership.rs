@@ -46,7 +46,7 @@ pub(super) fn report(context: &Context, error: &KafkaError) {
             error!(topic, %error, "reading failed for good");
             context.failed.cancel();
         }
-        // Whoever looks for Kafka says so once, with the address.
+        // The check that Kafka answers says so once, with the address.
         KafkaError::MessageConsumption(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::Resolve) => {
             debug!(topic, %error, "reading failed, it is tried again");
         }

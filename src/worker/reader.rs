@@ -47,10 +47,10 @@ impl Reader {
         self.consumer.poll(timeout)
     }
 
-    /// Begins to read a partition, from this offset or, where it is not known, from the beginning.
-    pub fn begin(&self, partition: i32, offset: Option<i64>) -> KafkaResult<()> {
+    /// Begins to read a partition from this offset.
+    pub fn begin(&self, partition: i32, offset: i64) -> KafkaResult<()> {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topic, partition, offset.map_or(Offset::Beginning, Offset::Offset))?;
+        list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         self.consumer.incremental_assign(&list)
     }
 

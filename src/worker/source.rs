@@ -3,6 +3,7 @@
 //! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
 //! processed, nor for a rebalance: [`super::membership`] does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tracing::{debug, error, warn};
 use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
-use super::group::Group;
+use super::group::{Assigned, Group};
 use super::learner::{Learner, Learnt};
 use super::membership::report;
 use super::reader::Reader;
@@ -95,10 +96,12 @@ impl Source {
     /// Pauses partitions that hold more than their share, and resumes those that have room again.
     fn balance(&self) {
         let patience = Instant::now() + GRACE;
-        while !self.changes().0.is_empty() && Instant::now() < patience {
+        while !self.changes(&self.group().assigned()).0.is_empty() && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let (full, free) = self.changes();
+        // Under this lock no partition is given up or begun: a pause that came after either would last for ever.
+        let mut assigned = self.group().assigned();
+        let (full, free) = self.changes(&assigned);
         let free = free.into_iter().map(|partition| (partition, None)).collect();
         for changes in [full.into_iter().map(|(partition, why)| (partition, Some(why))).collect::<Vec<_>>(), free] {
             let Some((_, why)) = changes.first() else { continue };
@@ -109,7 +112,6 @@ impl Source {
             if result.is_err() {
                 continue;
             }
-            let mut assigned = self.group().assigned();
             for (partition, why) in changes {
                 if let Some(assigned) = assigned.get_mut(&partition) {
                     assigned.paused = paused;
@@ -121,9 +123,8 @@ impl Source {
 
     /// The partitions that are to be paused, and why, and those that are to be resumed: a partition that holds too much is
     /// paused, and all are while the circuit breaker is open.
-    fn changes(&self) -> (Vec<(i32, Pause)>, Vec<i32>) {
+    fn changes(&self, assigned: &BTreeMap<i32, Assigned>) -> (Vec<(i32, Pause)>, Vec<i32>) {
         let open = self.context.throttle.is_open();
-        let assigned = self.group().assigned();
         let intake = Intake::of(assigned.values().map(|a| &*a.state.load));
         let why = |load: &Load| if open { Some(Pause::CircuitOpen) } else { intake.is_over(load) };
         let full = assigned.iter().filter(|(_, a)| !a.paused);

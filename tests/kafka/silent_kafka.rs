@@ -37,7 +37,7 @@ async fn a_stop_that_kafka_does_not_answer_ends_with_exit_code_1_and_its_work_is
     assert!(!first.grep(&["some records are processed again at the next start"]).is_empty(), "{}", first.log());
 
     // Nobody was told that it is done: a node that goes on might read the last commit after all.
-    kafka.kill_and_start();
+    kafka.kill_and_start().await;
     let mut second = start();
     eventually("the record is processed again", async || (endpoint.calls().len() == 2).then_some(())).await;
     assert!(second.stop().success(), "{}", second.log());

@@ -3,7 +3,6 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use super::ports::free_port;
 
@@ -43,12 +42,12 @@ impl OwnKafka {
     }
 
     /// It ends as it is and starts anew. What clients had sent and it had not read is gone.
-    pub fn kill_and_start(&self) {
+    pub async fn kill_and_start(&self) {
         let pid = self.signal("KILL");
-        // One that nobody waits for stays there, without a command.
-        while std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|command| !command.is_empty()) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let command = format!("/proc/{pid}/cmdline");
+        // A process that ended stays there until its parent has seen it, without a command.
+        let has_ended = || std::fs::read(&command).map_or(true, |command| command.is_empty());
+        super::eventually("the node has ended", async || has_ended().then_some(())).await;
         let (_, port) = self.address.rsplit_once(':').unwrap();
         assert_eq!(self.up(port), self.address);
     }
