@@ -204,6 +204,14 @@ pub async fn config(address: &str, topic: &str) -> BTreeMap<String, String> {
     own.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect()
 }
 
+/// Waits until a setting of a topic itself is this, or is not set: a broker learns of a change a moment after it is made.
+pub async fn is_set(address: &str, topic: &str, setting: &str, value: Option<&str>) {
+    super::eventually(&format!("{setting} of {topic} is {value:?}"), async || {
+        (config(address, topic).await.get(setting).map(String::as_str) == value).then_some(())
+    })
+    .await;
+}
+
 /// What a group has committed, with its metadata, for each partition of a topic.
 pub fn committed(address: &str, group: &str, topic: &str) -> BTreeMap<i32, (i64, String)> {
     let consumer: BaseConsumer =

@@ -79,7 +79,7 @@ async fn a_kafka_that_strimzi_does_not_run_gets_its_topics_by_the_same_rules() {
 
         site.merge("orders", json!({"spec": {"dlt": {"topic": {"adopt": "Force"}}}})).await;
         site.reason("orders", "Ready").await;
-        assert_eq!(topics::config(&kafka, &dlt).await["cleanup.policy"], "delete");
+        topics::is_set(&kafka, &dlt, "cleanup.policy", Some("delete")).await;
         assert!(site.topics.list(&Default::default()).await.unwrap().items.is_empty());
         let status = site.pipelines.get("orders").await.unwrap().status.unwrap();
         assert!(status.topics.iter().all(|topic| topic.ready && topic.kafka_topic.is_none()), "{status:?}");
@@ -92,7 +92,7 @@ async fn a_kafka_that_strimzi_does_not_run_gets_its_topics_by_the_same_rules() {
         site.merge("orders", json!({"spec": {"topic": {"adopt": "Force"}}})).await;
         topics::has(&kafka, &name, Some(4)).await;
         site.reason("orders", "Ready").await;
-        assert_eq!(topics::config(&kafka, &name).await["segment.ms"], "60000");
+        topics::is_set(&kafka, &name, "segment.ms", Some("60000")).await;
         for topic in [name, dlt, site.named("orders.retry")] {
             topics::delete(&kafka, &topic).await;
         }
