@@ -238,23 +238,28 @@ impl<R: Outbound> Settlement<R> {
         }
     }
 
-    /// Tries a topic that has refused records, with the second producer.
+    /// Tries a topic that has refused records, with the second producer. What is given up comes first.
     fn next_delivery(&mut self, now: Instant) -> Option<Step<R>> {
         if !matches!(self.second, Second::Nothing) || self.aside.is_empty() {
             return None;
         }
-        let (is_releasing, books) = (self.is_releasing(), &self.books);
-        let is_chosen = |assignment| !is_releasing || books.get(&assignment).is_some_and(|book| book.release.is_some());
+        let released = self.books.iter().filter(|(_, book)| book.release.is_some()).map(|(id, _)| *id);
+        let released: BTreeSet<_> = released.collect();
+        self.deliver(now, |assignment| released.contains(&assignment)).or_else(|| self.deliver(now, |_| true))
+    }
+
+    /// Tries a topic that has refused records of these partitions.
+    fn deliver(&mut self, now: Instant, is_chosen: impl Fn(AssignmentId) -> bool) -> Option<Step<R>> {
         loop {
-            let tries = self.aside.iter().filter_map(|(topic, aside)| Some((aside.next_try(is_chosen)?, topic)));
+            let tries = self.aside.iter().filter_map(|(topic, aside)| Some((aside.next_try(&is_chosen)?, topic)));
             let ((at, choice), topic) = tries.min()?;
             if at > now {
                 return None;
             }
             let topic = topic.clone();
             let aside = self.aside.get_mut(&topic)?;
-            let candidates = aside.candidates(choice, (ROUND_RECORDS, ROUND_BYTES), is_chosen, R::bytes);
-            let tried = with_room(candidates, books, self.delivery);
+            let candidates = aside.candidates(choice, (ROUND_RECORDS, ROUND_BYTES), &is_chosen, R::bytes);
+            let tried = with_room(candidates, &self.books, self.delivery);
             if tried.is_empty() {
                 aside.postpone(choice, now + BLOCKED_PAUSE);
                 continue;
@@ -399,10 +404,6 @@ impl<R: Outbound> Settlement<R> {
     fn end_round(&mut self, has_failed: bool, now: Instant) {
         let pause = self.pause.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
         self.pause = has_failed.then(|| (now + pause, pause));
-    }
-
-    fn is_releasing(&self) -> bool {
-        self.books.values().any(|book| book.release.is_some())
     }
 
     /// Lets a record wait for its turn. Without a book the partition is somebody else's, and so is the record.

@@ -20,7 +20,7 @@ impl<R: Outbound> Settlement<R> {
         true
     }
 
-    /// While a partition is given up all others wait: its next owner tries again what this topic has refused.
+    /// Gives up what this topic has refused of partitions that are given up: their next owner tries it again.
     pub(super) fn give_up_refused(&mut self, topic: &Arc<str>) {
         let Some(aside) = self.aside.get_mut(topic) else { return };
         for (&assignment, book) in self.books.iter_mut().filter(|(_, book)| book.release.is_some()) {
