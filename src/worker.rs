@@ -137,6 +137,8 @@ impl Worker {
         let spans = Spans::new(traces.as_ref(), &pipeline, stage);
         let (to_settle, inbox) = mpsc::unbounded_channel();
         let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
+        // What has started ends where something else cannot start.
+        let (stop, stopped) = (stop.clone().drop_guard(), stop);
         let Pipeline { delivery, drain_timeout, .. } = *pipeline;
         let (topic, group_id) = (&pipeline.source(stage).topic, &pipeline.source(stage).group_id);
         let refetch = Refetch::start(&connection, topic.clone(), FailOnPanic(failed.clone()))?;
@@ -151,7 +153,7 @@ impl Worker {
             refetch,
             busy: AtomicUsize::new(0),
             unsettled: unsettled.clone(),
-            stop: stop.clone(),
+            stop: stopped,
             failed: failed.clone(),
             longest_delay: pipeline.policy.longest_delay(),
             pipeline: pipeline.clone(),
@@ -182,7 +184,7 @@ impl Worker {
             // Nobody waits when the worker was dropped.
             let _ = ended.send(());
         })?;
-        Ok(Self { stop: stop.drop_guard(), failed, drain_timeout, unsettled, source_ended, settle, traces })
+        Ok(Self { stop, failed, drain_timeout, unsettled, source_ended, settle, traces })
     }
 
     /// Waits until the stage cannot go on, which only a defect or a fatal error of the client brings about.

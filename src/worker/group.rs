@@ -11,7 +11,10 @@
 //! `rd_kafka_assignment_apply_offsets`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +40,6 @@ use crate::domain::offsets::Offsets;
 use crate::domain::partition_state::PartitionState;
 use crate::domain::rebalance::{Moved, Rebalances};
 use crate::domain::settlement::{AssignmentId, COMMIT_GRACE};
-use crate::domain::time::Timestamp;
 use crate::kafka::connection::LogContext;
 
 /// How long after the drain timeout the settle loop may take to answer.
@@ -47,17 +49,25 @@ const SETTLE_GRACE: Duration = COMMIT_GRACE.saturating_add(Duration::from_millis
 /// are read later: the others must not wait for them.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// All partitions that this worker reads.
+pub(super) type AllAssigned = BTreeMap<i32, Assigned>;
+
 /// This worker as a member of its group.
 pub(super) struct Group {
     context: Arc<Context>,
     runtime: Handle,
     reader: Arc<Reader>,
-    assigned: Mutex<BTreeMap<i32, Assigned>>,
+    /// What the reader reads is changed under this lock only, and so is always what stands here.
+    assigned: Mutex<AllAssigned>,
+    /// How often partitions were taken away.
+    taken: AtomicU64,
     /// The partitions that the group has given to this worker, whether or not it still reads them.
     given: Mutex<BTreeSet<i32>>,
     held: Held,
     rebalances: Mutex<Rebalances>,
     next_id: AtomicU64,
+    /// When the source last looked for records.
+    source_seen: Mutex<Instant>,
     /// Partitions of which it is not known yet where they are to be read from.
     unknown: Mutex<BTreeMap<i32, Unknown>>,
 }
@@ -76,25 +86,46 @@ pub(super) struct Assigned {
     pub id: AssignmentId,
     pub inbox: mpsc::UnboundedSender<Vec<Work>>,
     pub state: Arc<PartitionState>,
-    /// The lowest offset that can come next, `None` when nothing was committed or read.
-    pub next: Option<i64>,
-    /// The time of the last record that was read.
-    pub last: Option<Timestamp>,
+    /// The lowest offset that can come next.
+    pub next: i64,
     member_id: String,
-    pub paused: bool,
+    /// It holds too much: the reader does not read it for now.
+    pub is_paused: bool,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Group {
     pub fn new(context: Arc<Context>, runtime: Handle, reader: Arc<Reader>) -> Self {
-        let (assigned, given, held, rebalances, unknown) = Default::default();
-        Self { context, runtime, reader, assigned, given, held, rebalances, unknown, next_id: AtomicU64::new(1) }
+        let (assigned, taken, given, held, rebalances, unknown) = Default::default();
+        let (next_id, source_seen) = (AtomicU64::new(1), Mutex::new(Instant::now()));
+        Self { context, runtime, reader, assigned, taken, given, held, rebalances, next_id, source_seen, unknown }
     }
 
     /// The partitions that this worker reads.
-    pub fn assigned(&self) -> MutexGuard<'_, BTreeMap<i32, Assigned>> {
+    pub fn assigned(&self) -> MutexGuard<'_, AllAssigned> {
         self.assigned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often partitions were taken away until now.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(SeqCst)
+    }
+
+    /// The assignment that a record belongs to which was read after partitions had been [taken](Self::taken) away this often.
+    /// If more were since, the partition may have been given back meanwhile, to be read from another offset. Then it is read
+    /// again from the first record that was not handed over.
+    pub fn assignment_of(&self, partition: i32, taken: u64) -> Option<AssignmentId> {
+        let all = self.assigned();
+        let assigned = all.get(&partition)?;
+        if self.taken() == taken {
+            return Some(assigned.id);
+        }
+        if !assigned.is_paused {
+            self.read_no_more(&[partition]);
+            self.read(partition, assigned.next);
+        }
+        None
     }
 
     /// Whether the group has given partitions to this worker that it has not taken back.
@@ -102,15 +133,26 @@ impl Group {
         !self.given().is_empty()
     }
 
+    /// The source looks for records.
+    pub fn see_source(&self) {
+        *self.source_seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether the source has not looked for records for longer than a member of a group may.
+    pub fn source_is_stuck(&self) -> bool {
+        let seen = *self.source_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.elapsed() > self.context.pipeline.membership.max_poll_interval
+    }
+
     fn given(&self) -> MutexGuard<'_, BTreeSet<i32>> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a partition from what was committed for it, and reads it from this offset, unless it is read already.
-    fn begin(&self, partition: i32, offsets: Offsets, member_id: String, read_from: Option<i64>) {
+    /// Starts a partition from what was committed for it, and reads it from this offset.
+    fn begin(&self, all: &mut AllAssigned, partition: i32, offsets: Offsets, member_id: String, next: i64) {
         let id = self.next_id();
         let (inbox, receiver) = mpsc::unbounded_channel();
-        let (stop, next) = (CancellationToken::new(), offsets.watermark());
+        let stop = CancellationToken::new();
         let state = Arc::new(PartitionState::new(offsets, self.context.partition_records()));
         self.held.insert(id, member_id.clone());
         let message = ToSettle::Assigned { assignment: id, partition, state: state.clone() };
@@ -118,20 +160,52 @@ impl Group {
         self.context.metrics.set_assigned(partition, Some(state.load.clone()));
         let task = Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), state.clone());
         let task = self.runtime.spawn(task.run());
-        let assigned = Assigned { id, inbox, state, next, last: None, member_id, paused: false, stop, task };
-        let old = {
-            // Under one lock: it may be paused at once, and librdkafka only pauses what it reads.
-            let mut all = self.assigned();
-            let old = all.insert(partition, assigned);
-            if let Some(offset) = read_from
-                && let Err(error) = self.reader.begin(partition, offset)
-            {
-                error!(partition, offset, %error, "could not begin to read");
-                self.context.failed.cancel();
-            }
-            old
-        };
-        old.iter().for_each(|old| self.drop_held(old));
+        let assigned = Assigned { id, inbox, state, next, member_id, is_paused: false, stop, task };
+        all.insert(partition, assigned).iter().for_each(|old| self.drop_held(old));
+        self.read(partition, next);
+    }
+
+    fn read(&self, partition: i32, offset: i64) {
+        if let Err(error) = self.reader.begin(partition, offset) {
+            error!(partition, offset, %error, "could not begin to read");
+            self.context.failed.cancel();
+        }
+    }
+
+    fn read_no_more(&self, partitions: &[i32]) {
+        if !partitions.is_empty()
+            && let Err(error) = self.reader.end(partitions)
+        {
+            error!(?partitions, %error, "could not stop reading");
+            self.context.failed.cancel();
+        }
+    }
+
+    /// Reads no more of a partition until it is resumed.
+    pub fn pause(&self, all: &mut AllAssigned, partition: i32) {
+        if let Some(assigned) = all.get_mut(&partition).filter(|assigned| !assigned.is_paused) {
+            assigned.is_paused = true;
+            self.read_no_more(&[partition]);
+        }
+    }
+
+    /// Reads a partition on that was paused.
+    pub fn resume(&self, all: &mut AllAssigned, partition: i32) {
+        if let Some(assigned) = all.get_mut(&partition).filter(|assigned| assigned.is_paused) {
+            assigned.is_paused = false;
+            self.read(partition, assigned.next);
+        }
+    }
+
+    /// Takes partitions out of those that are read.
+    fn take(&self, all: &mut AllAssigned, partitions: &[i32]) -> Vec<Assigned> {
+        let taken = partitions.iter().filter_map(|partition| Some((*partition, all.remove(partition)?)));
+        let taken: Vec<_> = taken.collect();
+        let read = taken.iter().filter(|(_, assigned)| !assigned.is_paused).map(|(partition, _)| *partition);
+        self.read_no_more(&read.collect::<Vec<_>>());
+        // After that: what the source reads once it has seen this number comes from what is begun later.
+        self.taken.fetch_add(1, SeqCst);
+        taken.into_iter().map(|(_, assigned)| assigned).collect()
     }
 
     /// Starts to read partitions from what is committed for them.
@@ -163,16 +237,8 @@ impl Group {
     }
 
     fn begin_reading(&self, partition: i32, offset: i64, metadata: &str, member_id: String) {
-        self.begin(partition, self.resume(partition, offset, metadata), member_id, Some(offset));
-    }
-
-    fn end_reading(&self, partitions: &[i32]) {
-        if !partitions.is_empty()
-            && let Err(error) = self.reader.end(partitions)
-        {
-            error!(?partitions, %error, "could not stop reading");
-            self.context.failed.cancel();
-        }
+        let offsets = self.offsets(partition, offset, metadata);
+        self.begin(&mut self.assigned(), partition, offsets, member_id, offset);
     }
 
     fn next_id(&self) -> AssignmentId {
@@ -206,7 +272,7 @@ impl Group {
         }
     }
 
-    fn resume(&self, partition: i32, offset: i64, metadata: &str) -> Offsets {
+    fn offsets(&self, partition: i32, offset: i64, metadata: &str) -> Offsets {
         let finished = commit_metadata::decode(offset, metadata).unwrap_or_else(|error| {
             let topic = self.topic();
             warn!(topic, partition, offset, %error, "ignoring commit metadata: records above it are processed again");
@@ -216,33 +282,30 @@ impl Group {
     }
 
     /// Starts a partition anew whose log is another one from this offset on: it was cut there, or its topic was deleted
-    /// and made again. What is held of the old log has no meaning any more. Returns where to read on, when that is not
-    /// here: what lies below the cut and is not finished has to be read again.
-    pub fn restart(&self, partition: i32, first: i64) -> Option<i64> {
-        let (ahead, member_id) = {
-            let assigned = self.assigned();
-            let assigned = assigned.get(&partition)?;
-            let ahead = assigned.state.offsets().ahead(&[]);
-            (ahead.filter(|ahead| ahead.committed <= first), assigned.member_id.clone())
+    /// and made again. What is held of the old log has no meaning any more. What lies below the cut and is not finished is read
+    /// again.
+    pub fn restart(&self, all: &mut AllAssigned, partition: i32, first: i64) {
+        self.pause(all, partition);
+        let Some(assigned) = all.get(&partition) else { return };
+        let (ahead, member_id) = (assigned.state.offsets().ahead(&[]), assigned.member_id.clone());
+        let Some(ahead) = ahead.filter(|ahead| ahead.committed <= first) else {
+            return self.begin(all, partition, Offsets::default(), member_id, first);
         };
-        let Some(ahead) = ahead else {
-            self.begin(partition, Offsets::default(), member_id, None);
-            return None;
-        };
-        let committed = ahead.committed;
         let below = commit_metadata::remembered(&ahead).into_iter().map(|range| range.start..range.end.min(first));
         let finished = below.filter(|range| range.start < range.end).collect();
-        self.begin(partition, Offsets::resume(committed, finished), member_id, None);
-        (committed < first).then_some(committed)
+        self.begin(all, partition, Offsets::resume(ahead.committed, finished), member_id, ahead.committed);
     }
 
     /// Gives up all that this worker reads.
     pub fn give_up(&self) {
         self.unknown().clear();
-        let taken: Vec<_> = std::mem::take(&mut *self.assigned()).into_iter().collect();
-        taken.iter().for_each(|(partition, _)| self.context.metrics.set_assigned(*partition, None));
-        self.end_reading(&taken.iter().map(|(partition, _)| *partition).collect::<Vec<_>>());
-        self.revoke(taken.into_iter().map(|(_, assigned)| assigned).collect());
+        let taken = {
+            let mut all = self.assigned();
+            let partitions: Vec<_> = all.keys().copied().collect();
+            partitions.iter().for_each(|partition| self.context.metrics.set_assigned(*partition, None));
+            self.take(&mut all, &partitions)
+        };
+        self.revoke(taken);
     }
 
     /// Gives partitions up: finishes what was started, commits, lets go.
@@ -338,11 +401,7 @@ impl ConsumerContext for Group {
         }
         // Before it is seen which ones are read: one that becomes known now is read or is not, and does not begin later.
         self.unknown().retain(|partition, _| !partitions.contains(partition));
-        let (read, taken): (Vec<_>, Vec<_>) = {
-            let mut assigned = self.assigned();
-            partitions.iter().filter_map(|partition| Some((*partition, assigned.remove(partition)?))).unzip()
-        };
-        self.end_reading(&read);
+        let taken = self.take(&mut self.assigned(), &partitions);
         for partition in &partitions {
             self.given().remove(partition);
             self.context.metrics.set_assigned(*partition, None);

@@ -28,6 +28,11 @@ pub(super) fn serve(consumer: &Arc<BaseConsumer<Group>>, context: &Context) {
         if let Some(Err(error)) = consumer.poll(POLL) {
             report(context, &error);
         }
+        // librdkafka sees to it that a member polls, and the source is none: its partitions would be held, and never read.
+        if group.source_is_stuck() {
+            error!("nothing was read for longer than maxPollInterval, not even that there is nothing: starting anew");
+            context.failed.cancel();
+        }
     }
     // At once, while the group holds: to leave it may have to wait for a rebalance.
     group.give_up();

@@ -13,9 +13,6 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::connection::LogContext;
 
-/// How long librdkafka may take to set where a partition is read from.
-const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Reads partitions of one topic.
 pub(super) struct Reader {
     topic: String,
@@ -54,34 +51,14 @@ impl Reader {
         self.consumer.incremental_assign(&list)
     }
 
-    /// Reads no more of partitions that were begun.
+    /// Reads no more of partitions that were begun. This is also how one is paused, and begun again where it is resumed: librdkafka's
+    /// own pause goes on from where it believes the application to be, which is wrong where a record was read while its partition
+    /// was taken away (2.12.1: `rd_kafka_event_message_next` sets it whatever has become of the partition).
     pub fn end(&self, partitions: &[i32]) -> KafkaResult<()> {
-        let list = self.list(partitions);
-        // librdkafka keeps a pause beyond the assignment: a partition that comes back would never be fetched again.
-        self.consumer.resume(&list)?;
-        self.consumer.incremental_unassign(&list)
-    }
-
-    pub fn pause(&self, partitions: &[i32]) -> KafkaResult<()> {
-        self.consumer.pause(&self.list(partitions))
-    }
-
-    pub fn resume(&self, partitions: &[i32]) -> KafkaResult<()> {
-        self.consumer.resume(&self.list(partitions))
-    }
-
-    /// Reads a partition from this offset on.
-    pub fn seek(&self, partition: i32, offset: i64) -> KafkaResult<()> {
-        self.pause(&[partition])?;
-        self.consumer.seek(&self.topic, partition, Offset::Offset(offset), SEEK_TIMEOUT)?;
-        self.resume(&[partition])
-    }
-
-    fn list(&self, partitions: &[i32]) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(&self.topic, *partition);
         }
-        list
+        self.consumer.incremental_unassign(&list)
     }
 }

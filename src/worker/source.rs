@@ -3,7 +3,6 @@
 //! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
 //! processed, nor for a rebalance: [`super::membership`] does.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tracing::{debug, error, warn};
 use super::clock;
 use super::context::Context;
 use super::fail::FailOnPanic;
-use super::group::{Assigned, Group};
+use super::group::{AllAssigned, Group};
 use super::learner::{Learner, Learnt};
 use super::membership::report;
 use super::reader::Reader;
@@ -47,6 +46,8 @@ pub(super) struct Source {
 struct Batch {
     partition: i32,
     assignment: AssignmentId,
+    /// How often partitions had been [taken](Group::taken) away when the first one was read.
+    taken: u64,
     records: Vec<Record>,
 }
 
@@ -68,6 +69,7 @@ impl Source {
     pub fn run(self) {
         let _fail_on_panic = FailOnPanic(self.context.failed.clone());
         while !self.context.stop.is_cancelled() {
+            self.group().see_source();
             self.begin_learnt();
             self.balance();
             self.poll();
@@ -99,37 +101,30 @@ impl Source {
         while !self.changes(&self.group().assigned()).0.is_empty() && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Under this lock no partition is given up or begun: a pause that came after either would last for ever.
-        let mut assigned = self.group().assigned();
-        let (full, free) = self.changes(&assigned);
-        let free = free.into_iter().map(|partition| (partition, None)).collect();
-        for changes in [full.into_iter().map(|(partition, why)| (partition, Some(why))).collect::<Vec<_>>(), free] {
-            let Some((_, why)) = changes.first() else { continue };
-            let paused = why.is_some();
-            let partitions: Vec<_> = changes.iter().map(|(partition, _)| *partition).collect();
-            let result = if paused { self.reader.pause(&partitions) } else { self.reader.resume(&partitions) };
-            debug!(?changes, ?result, "intake changed");
-            if result.is_err() {
-                continue;
-            }
-            for (partition, why) in changes {
-                if let Some(assigned) = assigned.get_mut(&partition) {
-                    assigned.paused = paused;
-                    assigned.state.load.set_paused(why);
-                }
-            }
+        let mut all = self.group().assigned();
+        let (full, free) = self.changes(&all);
+        if !full.is_empty() || !free.is_empty() {
+            debug!(?full, ?free, "intake changed");
+        }
+        for (partition, why) in full {
+            self.group().pause(&mut all, partition);
+            all.get(&partition).into_iter().for_each(|assigned| assigned.state.load.set_paused(Some(why)));
+        }
+        for partition in free {
+            self.group().resume(&mut all, partition);
+            all.get(&partition).into_iter().for_each(|assigned| assigned.state.load.set_paused(None));
         }
     }
 
     /// The partitions that are to be paused, and why, and those that are to be resumed: a partition that holds too much is
     /// paused, and all are while the circuit breaker is open.
-    fn changes(&self, assigned: &BTreeMap<i32, Assigned>) -> (Vec<(i32, Pause)>, Vec<i32>) {
+    fn changes(&self, assigned: &AllAssigned) -> (Vec<(i32, Pause)>, Vec<i32>) {
         let open = self.context.throttle.is_open();
         let intake = Intake::of(assigned.values().map(|a| &*a.state.load));
         let why = |load: &Load| if open { Some(Pause::CircuitOpen) } else { intake.is_over(load) };
-        let full = assigned.iter().filter(|(_, a)| !a.paused);
+        let full = assigned.iter().filter(|(_, a)| !a.is_paused);
         let full = full.filter_map(|(partition, a)| Some((*partition, why(&a.state.load)?)));
-        let free = assigned.iter().filter(|(_, a)| a.paused && !open && intake.has_room(&a.state.load));
+        let free = assigned.iter().filter(|(_, a)| a.is_paused && !open && intake.has_room(&a.state.load));
         (full.collect(), free.map(|(partition, _)| *partition).collect())
     }
 
@@ -140,6 +135,7 @@ impl Source {
         let (mut timeout, mut count, mut bytes) = (POLL, 0, 0);
         let limit = BATCH_BYTES.min(Intake::of(self.group().assigned().values().map(|a| &*a.state.load)).share());
         while count < BATCH && bytes < limit {
+            let taken = self.group().taken();
             let message = match self.reader.poll(timeout) {
                 Some(Ok(message)) => message,
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -158,10 +154,11 @@ impl Source {
             let record = to_record(&message, topic);
             (count, bytes) = (count + 1, bytes + record.footprint());
             let partition = record.partition;
-            if batch.as_ref().is_none_or(|batch| !batch.is_followed_by(&record)) {
+            let is_next = |batch: &Batch| batch.taken == taken && batch.is_followed_by(&record);
+            if !batch.as_ref().is_some_and(is_next) || self.group().taken() != taken {
                 batch.take().into_iter().for_each(|batch| self.hand_over(batch));
-                let Some(assignment) = self.group().assigned().get(&partition).map(|a| a.id) else { continue };
-                batch = Some(Batch { partition, assignment, records: Vec::with_capacity(64) });
+                let Some(assignment) = self.group().assignment_of(partition, taken) else { continue };
+                batch = Some(Batch { partition, assignment, taken, records: Vec::with_capacity(64) });
             }
             if let Some(batch) = &mut batch {
                 batch.records.push(record);
@@ -173,27 +170,14 @@ impl Source {
     /// Hands records to their partition, unless it was taken away since they were read.
     fn hand_over(&self, batch: Batch) {
         let (Some(first), Some(last)) = (batch.records.first(), batch.records.last()) else { return };
-        let (first, first_time) = (first.offset, first.timestamp);
-        let (last, last_time) = (last.offset, last.timestamp);
-        let (next, last_read) = match self.group().assigned().get(&batch.partition) {
-            Some(assigned) if assigned.id == batch.assignment => (assigned.next, assigned.last),
-            _ => return,
-        };
-        // The last record comes once more when the partition was paused at the very moment of reading it.
-        let is_repeated = next == Some(first + 1) && last_read == first_time;
-        if next.is_some_and(|next| first < next) && !is_repeated {
+        let (first, last) = (first.offset, last.offset);
+        let mut all = self.group().assigned();
+        let Some(assigned) = all.get_mut(&batch.partition).filter(|a| a.id == batch.assignment) else { return };
+        if first < assigned.next {
             warn!(partition = batch.partition, offset = first, "offsets went back: starting the partition anew");
-            if let Some(offset) = self.group().restart(batch.partition, first) {
-                if let Err(error) = self.reader.seek(batch.partition, offset) {
-                    error!(partition = batch.partition, offset, %error, "could not read again what is not finished");
-                    self.context.failed.cancel();
-                }
-                return;
-            }
+            return self.group().restart(&mut all, batch.partition, first);
         }
-        let mut assigned = self.group().assigned();
-        let Some(assigned) = assigned.get_mut(&batch.partition) else { return };
-        (assigned.next, assigned.last) = (Some(last + 1), last_time);
+        assigned.next = last + 1;
         assigned.state.load.set_read(last + 1);
         let now = clock::now();
         let work = |record: Record| Work {
