@@ -3,6 +3,7 @@
 //! All is measured on a real Kafka, in one run, each subject in a process of its own so that peak memory is its own: first
 //! with records that are all processed, then with some that fail for good and are written to another topic.
 //! `LAZARET_BENCH_RECORDS` (1,000,000), `LAZARET_BENCH_ROUNDS` (3) and `LAZARET_BENCH_PENDING` (100,000) say how much.
+//! `cargo bench --bench engine -- memory` measures memory alone.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -34,8 +35,13 @@ const PARTITIONS: i32 = 6;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["memory"] => memory(),
+        ["backlog", name, url] => backlog(name, url),
+        ["open", name, url] => open(name, url),
         ["lateness", name] => lateness(name),
-        ["fill-retry", topic] => fill_retry(topic),
+        ["fill", topic, bytes, count] => {
+            fill_apart(topic, bytes.parse().expect("a size"), count.parse().expect("a number"))
+        }
         [subject, topic] => report(measure(subject, topic)),
         _ => compare(),
     }
@@ -68,7 +74,7 @@ fn compare() {
         let mut seen = SUBJECTS.map(|_| vec![]);
         for round in 0..rounds {
             for (index, (subject, _)) in SUBJECTS.iter().enumerate() {
-                let result = run(subject, &topic);
+                let result = run(&[subject, &topic]);
                 println!("round {}: {subject} {:.0} records/s, {} MiB", round + 1, result.0, result.1 >> 10);
                 seen[index].push(result);
             }
@@ -87,7 +93,8 @@ fn compare() {
         println!();
     }
     println!("retry lateness (start − due), {} pending on 3 partitions, due within one to sixty seconds", pending());
-    run("lateness", &name);
+    run(&["lateness", &name]);
+    memory();
 }
 
 fn create_topics(pipeline: &Pipeline) {
@@ -103,13 +110,13 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Runs one subject in a process of its own: records a second, and peak memory in KiB.
-fn run(subject: &str, name: &str) -> (f64, u64) {
-    let output = Command::new(std::env::current_exe().expect("this program")).args([subject, name]).output();
+fn run(subject: &[&str]) -> (f64, u64) {
+    let output = Command::new(std::env::current_exe().expect("this program")).args(subject).output();
     let output = output.expect("the subject can be run");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{subject} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{subject:?} failed: {text}{}", String::from_utf8_lossy(&output.stderr));
     let mut words = text.split_whitespace();
-    if subject == "lateness" {
+    if subject[0] == "lateness" {
         print!("{text}");
         return (0.0, 0);
     }
@@ -118,22 +125,25 @@ fn run(subject: &str, name: &str) -> (f64, u64) {
 }
 
 fn pipeline(name: &str, delivery: &str) -> Pipeline {
+    let rules = "{rules: [{when: value.amount < 0, error: 'ValidationException: Invalid amount'}]}";
+    pipeline_with(name, &format!("processor: {rules}\n  delivery: {delivery}"))
+}
+
+fn pipeline_with(name: &str, spec: &str) -> Pipeline {
     let text = format!(
         "apiVersion: lazaret.dev/v1alpha1\nkind: ErrorHandlingPipeline\nmetadata: {{name: {name}}}\nspec:\n  \
-         kafka: {{bootstrapServers: 'x:9092'}}\n  topic: {{name: {name}, partitions: {PARTITIONS}}}\n  \
-         processor: {{rules: [{{when: value.amount < 0, error: 'ValidationException: Invalid amount'}}]}}\n  \
-         delivery: {delivery}\n"
+         kafka: {{bootstrapServers: 'x:9092'}}\n  topic: {{name: {name}, partitions: {PARTITIONS}}}\n  {spec}\n"
     );
     let objects = file::parse("bench.yaml", &text).expect("the pipeline is well formed");
     validate::validate(&objects[0]).expect("the pipeline is valid")
 }
 
-/// An order as in the exercises, with a note that makes it one KiB: the shape that is quickest to parse, so the hardest
-/// to keep up with.
-fn order(n: u64, share: u64) -> String {
+/// An order as in the exercises, with a note that makes it as large as it shall be: the shape that is quickest to parse, so the
+/// hardest to keep up with.
+fn order(n: u64, share: u64, bytes: usize) -> String {
     let amount = if n % 100 < share { -1 } else { (n % 1000) as i64 };
     let mut order = format!(r#"{{"orderId": "ORD-{n}", "amount": {amount}, "status": "PENDING", "note": ""#);
-    order.extend(std::iter::repeat_n('x', 1022 - order.len()));
+    order.extend(std::iter::repeat_n('x', bytes - 2 - order.len()));
     order.push_str("\"}");
     order
 }
@@ -142,7 +152,7 @@ fn fill(topic: &str, share: u64) {
     let producer = bulk_producer();
     let began = Instant::now();
     for n in 0..records() {
-        let (key, value) = (format!("ORD-{n}"), order(n, share));
+        let (key, value) = (format!("ORD-{n}"), order(n, share, 1_024));
         send(&producer, BaseRecord::to(topic).key(&key).payload(&value));
     }
     producer.flush(Duration::from_secs(60)).expect("all records are written");
@@ -252,18 +262,27 @@ async fn start(pipeline: Pipeline, stage: Stage) -> Process {
     process
 }
 
-/// Puts retry records of mixed delays into a retry topic.
-fn fill_retry(retry_topic: &str) {
+/// Has a topic be filled by a process of its own: what waits to be sent takes memory, too.
+fn have_filled(topic: &str, bytes: usize, count: u64) {
+    let program = std::env::current_exe().expect("this program");
+    let filled = Command::new(program).args(["fill", topic, &bytes.to_string(), &count.to_string()]).status();
+    assert!(filled.expect("this program can be run").success());
+}
+
+/// Puts records of this size into a topic; into a retry topic, such of mixed delays.
+fn fill_apart(topic: &str, bytes: usize, count: u64) {
     let producer = bulk_producer();
     let first = now().0 + 5_000;
-    for n in 0..pending() {
+    for n in 0..count {
+        let (key, value) = (format!("ORD-{n}"), order(n, 0, bytes));
+        let mut record = BaseRecord::to(topic).key(&key).payload(&value);
         // Neighbours in the log are due at very different times.
         let due = (first + (n as i64 * 7_919) % 59_000).to_string();
-        let headers = OwnedHeaders::new()
-            .insert(Header { key: "lazaret-due", value: Some(&due) })
-            .insert(Header { key: "lazaret-attempts", value: Some("1") });
-        let (key, value) = (format!("ORD-{n}"), order(n, 0));
-        send(&producer, BaseRecord::to(retry_topic).key(&key).payload(&value).headers(headers));
+        if topic.ends_with(".retry") {
+            let headers = OwnedHeaders::new().insert(Header { key: "lazaret-due", value: Some(&due) });
+            record = record.headers(headers.insert(Header { key: "lazaret-attempts", value: Some("1") }));
+        }
+        send(&producer, record);
     }
     producer.flush(Duration::from_secs(60)).expect("all records are written");
 }
@@ -280,14 +299,68 @@ async fn lateness(name: &str) {
     while metrics.assignment().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // In a process of its own: what waits to be sent takes memory, too.
-    let filled =
-        Command::new(std::env::current_exe().expect("this program")).args(["fill-retry", &retry_topic]).status();
-    assert!(filled.expect("this program can be run").success());
+    have_filled(&retry_topic, 1_024, pending());
     while metrics.processed.get() < pending() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let late = metrics.lateness().expect("there were retries");
     println!("p50 {} ms, p99 {} ms, max {} ms, peak memory {} MiB", late.p50, late.p99, late.max, peak_memory() >> 10);
+    process.stop().await;
+}
+
+/// How much memory a stage takes at most: with a backlog of small records that an endpoint processes, with one of records of
+/// one KiB that rules do, and in the retry stage with large records that are due and that an open circuit breaker holds.
+#[tokio::main]
+async fn memory() {
+    let name = format!("memory-{:x}", now().0);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let routes = axum::Router::new()
+        .route("/well", axum::routing::post(|| async { axum::http::StatusCode::NO_CONTENT }))
+        .route("/ill", axum::routing::post(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE }));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    for (subject, topic, what) in [
+        ("backlog", format!("{name}-http"), format!("main stage, {} records of 200 bytes, HTTP", records())),
+        ("backlog", format!("{name}-rules"), format!("main stage, {} records of 1 KiB, rules", records())),
+        ("open", format!("{name}-open"), format!("retry stage, {} records of 10 KB, circuit breaker open", pending())),
+    ] {
+        let url = url.clone();
+        let ran = move || run(&[subject, &topic, &url]);
+        let (seconds, kib) = tokio::task::spawn_blocking(ran).await.expect("it runs");
+        println!("{what}, {PARTITIONS} partitions: {} MiB at the peak, {seconds:.0} s", kib >> 10);
+    }
+}
+
+/// Has a backlog be processed, by the endpoint at this address where the topic's name says so.
+#[tokio::main]
+async fn backlog(topic: &str, url: &str) {
+    let is_http = topic.ends_with("-http");
+    let pipeline = if is_http {
+        pipeline_with(topic, &format!("processor: {{http: {{url: '{url}/well'}}, maxInFlight: 64}}"))
+    } else {
+        pipeline(topic, "ExactlyOnce")
+    };
+    Topics::new(&Connection::new(kafka())).expect("a client").create_missing(&pipeline.topics).await.expect("topics");
+    have_filled(topic, if is_http { 200 } else { 1_024 }, records());
+    let process = start(pipeline, Stage::Main).await;
+    let (metrics, began) = (process.stages()[0].metrics.clone(), Instant::now());
+    while metrics.processed.get() < records() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    report(began.elapsed().as_secs_f64());
+    process.stop().await;
+}
+
+/// Has large records be due while the circuit breaker is open, and all records behind them as well.
+#[tokio::main]
+async fn open(topic: &str, url: &str) {
+    let breaker = "circuitBreaker: {minimumCalls: 10, openFor: 10s}";
+    let pipeline = pipeline_with(topic, &format!("processor: {{http: {{url: '{url}/ill'}}}}\n  {breaker}"));
+    Topics::new(&Connection::new(kafka())).expect("a client").create_missing(&pipeline.topics).await.expect("topics");
+    have_filled(&pipeline.retry.topic, 10_000, pending());
+    let process = start(pipeline, Stage::Retry).await;
+    let began = Instant::now();
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    report(began.elapsed().as_secs_f64());
     process.stop().await;
 }
