@@ -70,3 +70,4 @@ pub mod switch;
 pub mod tally;
 pub mod time;
 pub mod topic;
+pub mod topic_id;

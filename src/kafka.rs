@@ -2,6 +2,7 @@
 //!
 //! What these modules do is thin; what is decided is decided in [`crate::domain`].
 
+pub mod admin;
 pub mod connection;
 pub mod counter;
 pub mod embedded;

@@ -89,6 +89,7 @@ fn origin(headers: &[Header]) -> Option<Origin> {
         let part = |name: &str| text(format!("{prefix}{name}"));
         Some(Origin {
             topic: Arc::from(part("topic")?),
+            topic_id: part("topic-id").and_then(|id| id.parse().ok()),
             partition: part("partition")?.parse().ok()?,
             offset: part("offset")?.parse().ok()?,
             timestamp: time.and_then(|name| part(name)?.parse().ok()).map(Timestamp),
@@ -98,6 +99,7 @@ fn origin(headers: &[Header]) -> Option<Origin> {
         let bytes = |name: &str| first(headers, &format!("{prefix}{name}"));
         Some(Origin {
             topic: Arc::from(text(format!("{prefix}topic"))?),
+            topic_id: None,
             partition: bytes("partition")?.try_into().ok().map(i32::from_be_bytes)?,
             offset: bytes("offset")?.try_into().ok().map(i64::from_be_bytes)?,
             timestamp: bytes("timestamp").and_then(|time| time.try_into().ok()).map(i64::from_be_bytes).map(Timestamp),
@@ -151,7 +153,10 @@ mod tests {
         assert_eq!(letter.cause, Cause { error_type: "java.lang.IllegalArgumentException".into(), reason: None });
         assert_eq!(letter.message.as_deref(), Some("Invalid amount"));
         let timestamp = Some(Timestamp(1_700_000_000_000));
-        assert_eq!(letter.origin, Some(Origin { topic: "orders".into(), partition: 3, offset: 41, timestamp }));
+        assert_eq!(
+            letter.origin,
+            Some(Origin { topic: "orders".into(), topic_id: None, partition: 3, offset: 41, timestamp })
+        );
     }
 
     #[test]

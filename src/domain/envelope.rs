@@ -122,6 +122,7 @@ impl Scribe {
         let Provenance { origin, attempts, first_failure, first_span, .. } = failed.provenance;
         headers.push(text(header::ATTEMPTS, attempts));
         headers.push(text(header::ORIGINAL_TOPIC, &origin.topic));
+        headers.extend(origin.topic_id.map(|id| text(header::ORIGINAL_TOPIC_ID, id)));
         headers.push(text(header::ORIGINAL_PARTITION, origin.partition));
         headers.push(text(header::ORIGINAL_OFFSET, origin.offset));
         headers.extend(origin.timestamp.map(|at| text(header::ORIGINAL_TIMESTAMP, at.0)));

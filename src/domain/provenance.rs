@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::record::{Header, Record};
 use super::time::Timestamp;
+use super::topic_id::TopicId;
 
 /// The names of the headers that Lazaret writes. Their values are UTF-8 text, numbers in decimal.
 pub mod header {
@@ -23,6 +24,8 @@ pub mod header {
     pub const DUE: &str = "lazaret-due";
     /// The topic in which the record was found first.
     pub const ORIGINAL_TOPIC: &str = "lazaret-original-topic";
+    /// The id of that topic, as Kafka's tools show it; not there where Kafka tells none.
+    pub const ORIGINAL_TOPIC_ID: &str = "lazaret-original-topic-id";
     /// Its partition there.
     pub const ORIGINAL_PARTITION: &str = "lazaret-original-partition";
     /// Its offset there.
@@ -68,12 +71,20 @@ impl fmt::Display for Stage {
 pub struct Origin {
     /// The topic.
     pub topic: Arc<str>,
+    /// What tells it from another topic that has had its name, where Kafka tells that.
+    pub topic_id: Option<TopicId>,
     /// The partition.
     pub partition: i32,
     /// The offset.
     pub offset: i64,
     /// The timestamp.
     pub timestamp: Option<Timestamp>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.topic, self.partition, self.offset)
+    }
 }
 
 /// The past of a record.
@@ -98,10 +109,11 @@ const TRACEPARENT_BYTES: usize = 55;
 const EPOCH: Timestamp = Timestamp(0);
 
 impl Provenance {
-    /// The past of a record that was found in the main topic: none, whatever its headers say.
-    pub fn fresh(record: &Record) -> Self {
+    /// The past of a record that was found in the main topic, which has this id: none, whatever its headers say.
+    pub fn fresh(record: &Record, topic_id: Option<TopicId>) -> Self {
         let origin = Origin {
             topic: record.topic.clone(),
+            topic_id,
             partition: record.partition,
             offset: record.offset,
             timestamp: record.timestamp,
@@ -109,15 +121,15 @@ impl Provenance {
         Self { origin, attempts: 0, first_failure: None, due: None, first_span: None }
     }
 
-    /// The past of a record that was found in the retry topic.
+    /// The past of a record that was found in the retry topic, which has this id.
     ///
     /// No due time lies further ahead than the policy's `longest_delay` or before the record was written, no first failure
     /// in the future, and nothing before 1970.
-    pub fn of_retry(record: &Record, longest_delay: Duration, now: Timestamp) -> Self {
+    pub fn of_retry(record: &Record, topic_id: Option<TopicId>, longest_delay: Duration, now: Timestamp) -> Self {
         let instant = |name| number(record, name).map(Timestamp);
         let attempts = number(record, header::ATTEMPTS).unwrap_or(0);
         let written = record.timestamp.map_or(EPOCH, |written| written.max(EPOCH));
-        let fresh = Self::fresh(record);
+        let fresh = Self::fresh(record, topic_id);
         Self {
             origin: Self::origin_of_retry(record).unwrap_or(fresh.origin),
             attempts,
@@ -127,13 +139,14 @@ impl Provenance {
         }
     }
 
-    /// All three parts name a place, or none does.
+    /// Topic, partition and offset name a place, or none does.
     fn origin_of_retry(record: &Record) -> Option<Origin> {
         let topic = record.header_text(header::ORIGINAL_TOPIC).filter(|topic| is_topic_name(topic))?;
         let partition: i32 = number(record, header::ORIGINAL_PARTITION)?;
         let offset: i64 = number(record, header::ORIGINAL_OFFSET)?;
         let timestamp = number(record, header::ORIGINAL_TIMESTAMP).map(Timestamp).filter(|time| *time >= EPOCH);
-        let origin = Origin { topic: topic.into(), partition, offset, timestamp };
+        let topic_id = number(record, header::ORIGINAL_TOPIC_ID);
+        let origin = Origin { topic: topic.into(), topic_id, partition, offset, timestamp };
         (partition >= 0 && offset >= 0).then_some(origin)
     }
 
@@ -148,10 +161,13 @@ impl Provenance {
         }
     }
 
-    /// What names the record to its processor: the same over all attempts and stages.
+    /// What names the record to its processor: the same over all attempts and stages, and never that of another record, also
+    /// when its topic is deleted and made again, as far as Kafka tells one from the other.
     pub fn idempotency_key(&self) -> String {
-        let Origin { topic, partition, offset, .. } = &self.origin;
-        format!("{topic}:{partition}:{offset}")
+        match self.origin.topic_id {
+            Some(id) => format!("{}:{id}", self.origin),
+            None => self.origin.to_string(),
+        }
     }
 }
 
@@ -184,6 +200,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000);
     const LONGEST: Duration = Duration::from_secs(60);
+    const ID: &str = "_tzumHZUMhEAAAAAAAAAKg";
+    const OTHER_ID: &str = "AAAAAAAAAAEAAAAAAAAAAQ";
 
     fn record(headers: &[(&str, &str)]) -> Record {
         let header = |(name, value): &(&str, &str)| Header::new(*name, Bytes::copy_from_slice(value.as_bytes()));
@@ -208,19 +226,21 @@ mod tests {
             ("lazaret-original-partition", "4"),
             ("lazaret-original-offset", "77"),
             ("lazaret-original-timestamp", "940000"),
+            ("lazaret-original-topic-id", OTHER_ID),
         ]);
-        let past = Provenance::of_retry(&record, LONGEST, NOW);
+        let past = Provenance::of_retry(&record, ID.parse().ok(), LONGEST, NOW);
         assert_eq!((past.attempts, past.due), (2, Some(Timestamp(1_030_000))));
         assert_eq!(past.first_failure, Some(Timestamp(950_000)));
-        assert_eq!(past.idempotency_key(), "orders:4:77");
+        assert_eq!(past.idempotency_key(), format!("orders:4:77:{OTHER_ID}"));
         assert_eq!(past.origin.timestamp, Some(Timestamp(940_000)));
     }
 
     #[test]
     fn a_main_record_has_no_past_whatever_its_producer_wrote() {
         let forged = record(&[("lazaret-attempts", "99"), ("lazaret-due", "999999999999")]);
-        let past = Provenance::fresh(&forged);
-        assert_eq!((past.attempts, past.due, past.idempotency_key().as_str()), (0, None, "orders.retry:1:9"));
+        let past = Provenance::fresh(&forged, ID.parse().ok());
+        assert_eq!((past.attempts, past.due), (0, None));
+        assert_eq!(past.idempotency_key(), format!("orders.retry:1:9:{ID}"));
     }
 
     #[test]
@@ -233,7 +253,7 @@ mod tests {
             ("lazaret-original-partition", "-1"),
             ("lazaret-original-offset", "x"),
         ]);
-        let past = Provenance::of_retry(&forged, LONGEST, NOW);
+        let past = Provenance::of_retry(&forged, None, LONGEST, NOW);
         assert_eq!(past.due, Some(Timestamp(1_060_000)));
         assert_eq!(past.first_failure, Some(NOW));
         assert_eq!((past.attempts, past.idempotency_key().as_str()), (0, "orders.retry:1:9"));
@@ -250,7 +270,7 @@ mod tests {
             ("lazaret-original-offset", "2"),
             ("lazaret-original-timestamp", long_ago),
         ]);
-        let past = Provenance::of_retry(&forged, LONGEST, NOW);
+        let past = Provenance::of_retry(&forged, None, LONGEST, NOW);
         assert_eq!((past.due, past.first_failure), (Some(Timestamp(900_000)), Some(Timestamp(0))));
         assert_eq!((&*past.origin.topic, past.origin.timestamp), ("orders", None));
     }
@@ -264,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_failure_counts_and_keeps_the_first_ones_time() {
-        let first = Provenance::fresh(&record(&[])).after_failure(Timestamp(5));
+        let first = Provenance::fresh(&record(&[]), None).after_failure(Timestamp(5));
         let second = first.after_failure(Timestamp(8));
         assert_eq!((second.attempts, second.first_failure), (2, Some(Timestamp(5))));
         assert_eq!(Provenance { attempts: u32::MAX, ..second }.after_failure(NOW).attempts, u32::MAX);
@@ -273,15 +293,15 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_makes_it_panic(
-            values in proptest::collection::vec(prop_oneof![".*", any::<i64>().prop_map(|n| n.to_string())], 8),
+            values in proptest::collection::vec(prop_oneof![".*", any::<i64>().prop_map(|n| n.to_string())], 9),
         ) {
             use header::*;
             let names = [
                 ATTEMPTS, DUE, FIRST_FAILURE, ORIGINAL_TOPIC, ORIGINAL_PARTITION, ORIGINAL_OFFSET, ORIGINAL_TIMESTAMP,
-                TRACEPARENT,
+                TRACEPARENT, ORIGINAL_TOPIC_ID,
             ];
             let headers: Vec<_> = names.into_iter().zip(values.iter().map(String::as_str)).collect();
-            let past = Provenance::of_retry(&record(&headers), LONGEST, NOW);
+            let past = Provenance::of_retry(&record(&headers), None, LONGEST, NOW);
             prop_assert!(past.due.is_none_or(|due| due <= NOW.after(LONGEST)));
             // It goes on from hop to hop.
             prop_assert!(past.first_span.is_none_or(|span| span.len() <= 55));

@@ -18,6 +18,7 @@ use crate::domain::pipeline::Pipeline;
 use crate::domain::provenance::{Provenance, Stage};
 use crate::domain::record::Record;
 use crate::domain::time::Timestamp;
+use crate::domain::topic_id::TopicId;
 
 /// The records that one partition of the main topic may hold.
 const MAIN_RECORDS: usize = 100_000;
@@ -66,11 +67,11 @@ impl Context {
         self.pipeline.pending.bytes / self.metrics.partitions()
     }
 
-    /// The past of a record that was just read.
-    pub fn past_of(&self, record: &Record, now: Timestamp) -> Provenance {
+    /// The past of a record that was just read from the stage's topic, which has this id.
+    pub fn past_of(&self, record: &Record, topic_id: Option<TopicId>, now: Timestamp) -> Provenance {
         match self.stage {
-            Stage::Main => Provenance::fresh(record),
-            Stage::Retry => Provenance::of_retry(record, self.longest_delay, now),
+            Stage::Main => Provenance::fresh(record, topic_id),
+            Stage::Retry => Provenance::of_retry(record, topic_id, self.longest_delay, now),
         }
     }
 

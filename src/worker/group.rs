@@ -11,6 +11,7 @@
 //! `rd_kafka_assignment_apply_offsets`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Relaxed, SeqCst},
@@ -21,7 +22,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -40,6 +41,8 @@ use crate::domain::offsets::Offsets;
 use crate::domain::partition_state::PartitionState;
 use crate::domain::rebalance::{Moved, Rebalances};
 use crate::domain::settlement::{AssignmentId, COMMIT_GRACE};
+use crate::domain::topic_id::TopicId;
+use crate::kafka::admin::topic_id;
 use crate::kafka::connection::LogContext;
 
 /// How long after the drain timeout the settle loop may take to answer.
@@ -79,6 +82,16 @@ pub(super) struct Unknown {
     id: AssignmentId,
     member_id: String,
     is_asked_for: bool,
+    /// Where its log is another one than before: where it is read from instead, and what is finished above.
+    restart: Option<(i64, Vec<Range<i64>>)>,
+}
+
+/// Where a partition is to be read from.
+pub(super) struct Start {
+    offset: i64,
+    /// What stands beside the commit.
+    metadata: String,
+    topic_id: Option<TopicId>,
 }
 
 /// A partition that this worker reads.
@@ -86,6 +99,7 @@ pub(super) struct Assigned {
     pub id: AssignmentId,
     pub inbox: mpsc::UnboundedSender<Vec<Work>>,
     pub state: Arc<PartitionState>,
+    pub topic_id: Option<TopicId>,
     /// The lowest offset that can come next.
     pub next: i64,
     member_id: String,
@@ -148,20 +162,30 @@ impl Group {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a partition from what was committed for it, and reads it from this offset.
-    fn begin(&self, all: &mut AllAssigned, partition: i32, offsets: Offsets, member_id: String, next: i64) {
+    /// Starts to read a partition from this offset, where so much above it is finished.
+    fn begin(
+        &self,
+        partition: i32,
+        topic_id: Option<TopicId>,
+        member_id: String,
+        next: i64,
+        finished: Vec<Range<i64>>,
+    ) {
         let id = self.next_id();
         let (inbox, receiver) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let state = Arc::new(PartitionState::new(offsets, self.context.partition_records()));
+        let state = PartitionState::new(Offsets::resume(next, finished), self.context.partition_records());
+        let state = Arc::new(state);
         self.held.insert(id, member_id.clone());
         let message = ToSettle::Assigned { assignment: id, partition, state: state.clone() };
         self.context.settle(message);
         self.context.metrics.set_assigned(partition, Some(state.load.clone()));
-        let task = Partition::new(self.context.clone(), partition, id, receiver, stop.clone(), state.clone());
+        let task =
+            Partition::new(self.context.clone(), (partition, topic_id), id, receiver, stop.clone(), state.clone());
         let task = self.runtime.spawn(task.run());
-        let assigned = Assigned { id, inbox, state, next, member_id, is_paused: false, stop, task };
-        all.insert(partition, assigned).iter().for_each(|old| self.drop_held(old));
+        let assigned = Assigned { id, inbox, state, topic_id, next, member_id, is_paused: false, stop, task };
+        let mut all = self.assigned();
+        all.insert(partition, assigned);
         self.read(partition, next);
     }
 
@@ -226,19 +250,26 @@ impl Group {
             }
             self.given().insert(partition);
             match starts.get(&partition) {
-                Some((offset, metadata)) => self.begin_reading(partition, *offset, metadata, member_id.clone()),
+                Some(start) => self.begin_from(partition, start, member_id.clone()),
                 None => {
                     warn!(partition, "Kafka does not say yet where to read from: it waits, the others go on");
-                    let id = self.next_id();
-                    self.unknown().insert(partition, Unknown { id, member_id: member_id.clone(), is_asked_for: false });
+                    let (id, member_id) = (self.next_id(), member_id.clone());
+                    let unknown = Unknown { id, member_id, is_asked_for: false, restart: None };
+                    self.unknown().insert(partition, unknown);
                 }
             }
         }
     }
 
-    fn begin_reading(&self, partition: i32, offset: i64, metadata: &str, member_id: String) {
-        let offsets = self.offsets(partition, offset, metadata);
-        self.begin(&mut self.assigned(), partition, offsets, member_id, offset);
+    /// Starts to read a partition from what is committed for it.
+    fn begin_from(&self, partition: i32, start: &Start, member_id: String) {
+        let Start { offset, metadata, topic_id } = start;
+        let finished = commit_metadata::decode(*offset, metadata).unwrap_or_else(|error| {
+            let topic = self.topic();
+            warn!(topic, partition, offset, %error, "ignoring commit metadata: records above it are processed again");
+            vec![]
+        });
+        self.begin(partition, *topic_id, member_id, *offset, finished);
     }
 
     fn next_id(&self) -> AssignmentId {
@@ -263,44 +294,46 @@ impl Group {
     }
 
     /// Starts to read a partition of which it was not known where, if it is still this worker's.
-    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, offset: i64, metadata: &str) {
+    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, start: Start) {
         // Under this lock the partition cannot be given up.
         let mut unknown = self.unknown();
-        if unknown.get(&partition).is_some_and(|now| now.id == asked.id) {
-            unknown.remove(&partition);
-            self.begin_reading(partition, offset, metadata, asked.member_id.clone());
+        let Some(now) = unknown.remove(&partition) else { return };
+        match now {
+            Unknown { id, .. } if id != asked.id => drop(unknown.insert(partition, now)),
+            Unknown { restart: Some((offset, finished)), member_id, .. } => {
+                self.begin(partition, start.topic_id, member_id, offset, finished);
+            }
+            Unknown { member_id, .. } => self.begin_from(partition, &start, member_id),
         }
-    }
-
-    fn offsets(&self, partition: i32, offset: i64, metadata: &str) -> Offsets {
-        let finished = commit_metadata::decode(offset, metadata).unwrap_or_else(|error| {
-            let topic = self.topic();
-            warn!(topic, partition, offset, %error, "ignoring commit metadata: records above it are processed again");
-            vec![]
-        });
-        Offsets::resume(offset, finished)
     }
 
     /// Starts a partition anew whose log is another one from this offset on: it was cut there, or its topic was deleted
     /// and made again. What is held of the old log has no meaning any more. What lies below the cut and is not finished is read
-    /// again.
-    pub fn restart(&self, all: &mut AllAssigned, partition: i32, first: i64) {
-        self.pause(all, partition);
-        let Some(assigned) = all.get(&partition) else { return };
-        let (ahead, member_id) = (assigned.state.offsets().ahead(&[]), assigned.member_id.clone());
-        let Some(ahead) = ahead.filter(|ahead| ahead.committed <= first) else {
-            return self.begin(all, partition, Offsets::default(), member_id, first);
-        };
-        let below = commit_metadata::remembered(&ahead).into_iter().map(|range| range.start..range.end.min(first));
-        let finished = below.filter(|range| range.start < range.end).collect();
-        self.begin(all, partition, Offsets::resume(ahead.committed, finished), member_id, ahead.committed);
+    /// again. Which topic it is now has to be learnt first.
+    pub fn restart(&self, partition: i32, assignment: AssignmentId, first: i64) {
+        let mut unknown = self.unknown();
+        let mut all = self.assigned();
+        if all.get(&partition).is_none_or(|assigned| assigned.id != assignment) {
+            return;
+        }
+        for old in self.take(&mut all, &[partition]) {
+            let ahead = old.state.offsets().ahead(&[]).filter(|ahead| ahead.committed <= first);
+            let restart = ahead.map_or((first, vec![]), |ahead| {
+                let below = commit_metadata::remembered(&ahead).into_iter();
+                let below = below.map(|range| range.start..range.end.min(first));
+                (ahead.committed, below.filter(|range| range.start < range.end).collect())
+            });
+            self.drop_held(&old);
+            let (id, member_id) = (self.next_id(), old.member_id);
+            unknown.insert(partition, Unknown { id, member_id, is_asked_for: false, restart: Some(restart) });
+        }
     }
 
     /// Gives up all that this worker reads.
     pub fn give_up(&self) {
-        self.unknown().clear();
         let taken = {
-            let mut all = self.assigned();
+            let (mut unknown, mut all) = (self.unknown(), self.assigned());
+            unknown.clear();
             let partitions: Vec<_> = all.keys().copied().collect();
             partitions.iter().for_each(|partition| self.context.metrics.set_assigned(*partition, None));
             self.take(&mut all, &partitions)
@@ -399,9 +432,12 @@ impl ConsumerContext for Group {
             info!(group, %stage, gained = ?partitions, "rebalance: partitions assigned");
             return self.assign(consumer, list);
         }
-        // Before it is seen which ones are read: one that becomes known now is read or is not, and does not begin later.
-        self.unknown().retain(|partition, _| !partitions.contains(partition));
-        let taken = self.take(&mut self.assigned(), &partitions);
+        let taken = {
+            // Under both locks: one that becomes known now, or begins anew, does not begin later.
+            let (mut unknown, mut all) = (self.unknown(), self.assigned());
+            unknown.retain(|partition, _| !partitions.contains(partition));
+            self.take(&mut all, &partitions)
+        };
         for partition in &partitions {
             self.given().remove(partition);
             self.context.metrics.set_assigned(*partition, None);
@@ -433,18 +469,32 @@ impl ConsumerContext for Group {
     }
 }
 
-/// Where each of the partitions is to be read from, with what stands beside the commit, as far as Kafka says it in time. Where
-/// nothing is committed, the log is read from where it starts; that is then committed, so that it can be told from the first
-/// minute how far behind the group is. It blocks.
-pub(super) fn learn(
+/// Where each of the partitions is to be read from, as far as Kafka says it in time. Where nothing is committed, the log is read
+/// from where it starts; that is then committed, so that it can be told from the first minute how far behind the group is. It
+/// blocks.
+pub(super) fn learn(consumer: &BaseConsumer<Group>, partitions: &[i32], timeout: Duration) -> BTreeMap<i32, Start> {
+    let starts = starts(consumer, partitions, timeout).and_then(|starts| {
+        // The key that a processor is given must not change with the next attempt: nothing is read before the id is known.
+        let topic_id = topic_id(consumer.client(), consumer.context().topic(), timeout)?;
+        Ok(starts
+            .into_iter()
+            .map(move |(partition, (offset, metadata))| (partition, Start { offset, metadata, topic_id })))
+    });
+    match starts {
+        Ok(starts) => starts.collect(),
+        Err(error) => {
+            debug!(?partitions, %error, "Kafka does not say where partitions are to be read from");
+            BTreeMap::new()
+        }
+    }
+}
+
+fn starts(
     consumer: &BaseConsumer<Group>,
     partitions: &[i32],
     timeout: Duration,
-) -> BTreeMap<i32, (i64, String)> {
-    let mut starts = committed(consumer, partitions, timeout).unwrap_or_else(|error| {
-        debug!(?partitions, %error, "the coordinator does not say what is committed");
-        BTreeMap::new()
-    });
+) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
+    let mut starts = committed(consumer, partitions, timeout)?;
     let fresh: Vec<i32> = starts.iter().filter(|(_, start)| start.is_none()).map(|(partition, _)| *partition).collect();
     if !fresh.is_empty() {
         let begins = log_starts(consumer, &fresh, timeout).unwrap_or_else(|error| {
@@ -453,7 +503,7 @@ pub(super) fn learn(
         });
         starts.extend(begins.into_iter().map(|(partition, start)| (partition, Some((start, String::new())))));
     }
-    starts.into_iter().filter_map(|(partition, start)| Some((partition, start?))).collect()
+    Ok(starts.into_iter().filter_map(|(partition, start)| Some((partition, start?))).collect())
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<i32> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::fail::FailOnPanic;
-use super::group::{Group, Unknown, learn};
+use super::group::{Group, Start, Unknown, learn};
 
 /// How long Kafka may take to say it of one partition, and how long to wait before it is asked again.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,8 +29,7 @@ pub(super) struct Learner {
 pub(super) struct Learnt {
     pub partition: i32,
     pub unknown: Unknown,
-    pub offset: i64,
-    pub metadata: String,
+    pub start: Start,
 }
 
 impl Learner {
@@ -59,10 +58,10 @@ fn ask(consumer: &Weak<BaseConsumer<Group>>, sender: &mpsc::Sender<Learnt>, mut 
             if !unknown.contains_key(&partition) {
                 continue;
             }
-            for (partition, (offset, metadata)) in learn(&consumer, &[partition], TIMEOUT) {
+            for (partition, start) in learn(&consumer, &[partition], TIMEOUT) {
                 unknown.remove(&partition);
                 // Nobody reads any more when the stage has ended.
-                let _ = sender.send(Learnt { partition, unknown: asked.clone(), offset, metadata });
+                let _ = sender.send(Learnt { partition, unknown: asked.clone(), start });
             }
         }
         std::thread::sleep(PAUSE);

@@ -32,6 +32,7 @@ use crate::domain::partition_state::PartitionState;
 use crate::domain::policy::Mode;
 use crate::domain::settlement::AssignmentId;
 use crate::domain::time::Timestamp;
+use crate::domain::topic_id::TopicId;
 
 /// The task of one assigned partition.
 pub(super) struct Partition {
@@ -41,6 +42,7 @@ pub(super) struct Partition {
     stop: CancellationToken,
     state: Arc<PartitionState>,
     partition: i32,
+    topic_id: Option<TopicId>,
     /// Records that wait until they are due.
     delayed: DelayQueue<Work>,
     /// Where those come that were let go of and asked for again.
@@ -74,7 +76,7 @@ struct Ended {
 impl Partition {
     pub fn new(
         context: Arc<Context>,
-        partition: i32,
+        (partition, topic_id): (i32, Option<TopicId>),
         id: AssignmentId,
         inbox: mpsc::UnboundedReceiver<Vec<Work>>,
         stop: CancellationToken,
@@ -87,6 +89,7 @@ impl Partition {
             stop,
             state,
             partition,
+            topic_id,
             delayed: DelayQueue::default(),
             found: None,
             lanes: Lanes::default(),
@@ -166,7 +169,7 @@ impl Partition {
         match found {
             Some(Found::Record(record)) => {
                 let now = clock::now();
-                let past = self.context.past_of(&record, now);
+                let past = self.context.past_of(&record, self.topic_id, now);
                 let due = past.due.unwrap_or(now);
                 wait(&mut self.delayed, due, Work { record, past, charge: None }, self.context.pending_bytes());
             }

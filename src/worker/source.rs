@@ -90,8 +90,8 @@ impl Source {
             error!(%error, "a thread could not be started");
             self.context.failed.cancel();
         }
-        while let Ok(Learnt { partition, unknown, offset, metadata }) = self.learner.learnt.try_recv() {
-            self.group().begin_unknown(partition, &unknown, offset, &metadata);
+        while let Ok(Learnt { partition, unknown, start }) = self.learner.learnt.try_recv() {
+            self.group().begin_unknown(partition, &unknown, start);
         }
     }
 
@@ -175,13 +175,14 @@ impl Source {
         let Some(assigned) = all.get_mut(&batch.partition).filter(|a| a.id == batch.assignment) else { return };
         if first < assigned.next {
             warn!(partition = batch.partition, offset = first, "offsets went back: starting the partition anew");
-            return self.group().restart(&mut all, batch.partition, first);
+            drop(all);
+            return self.group().restart(batch.partition, batch.assignment, first);
         }
         assigned.next = last + 1;
         assigned.state.load.set_read(last + 1);
         let now = clock::now();
         let work = |record: Record| Work {
-            past: self.context.past_of(&record, now),
+            past: self.context.past_of(&record, assigned.topic_id, now),
             charge: Some(assigned.state.load.charge(record.footprint())),
             record,
         };

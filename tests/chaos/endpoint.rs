@@ -176,10 +176,10 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     StatusCode::from_u16(status).unwrap()
 }
 
-/// The place in `"topic:partition:offset"`, quotes included.
+/// The place in `"topic:partition:offset:id"`, quotes included.
 fn place(key: &str) -> Place {
-    let mut parts = key.trim_matches('"').rsplit(':');
-    let offset = parts.next().and_then(|offset| offset.parse().ok());
+    let mut parts = key.trim_matches('"').split(':').skip(1);
     let partition = parts.next().and_then(|partition| partition.parse().ok());
+    let offset = parts.next().and_then(|offset| offset.parse().ok());
     partition.zip(offset).unwrap_or((-1, -1))
 }

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::support::engine::Engine;
 use crate::support::pipeline::pipeline;
 use crate::support::processor::Endpoint;
-use crate::support::topics::{Seen, commit, committed, producer, read_all, write, write_to};
-use crate::support::{Broker, HEAVY, eventually, stays, unique};
+use crate::support::topics::{self, Seen, commit, committed, producer, read_all, write, write_to};
+use crate::support::{Broker, HEAVY, eventually, kafka, stays, unique};
 
 const RULES: &str = "
 processor: {rules: [{when: value.amount < 0, error: 'ValidationException: Invalid amount'}]}
@@ -347,6 +347,39 @@ async fn a_partition_whose_offsets_went_back_is_read_anew_and_nothing_is_skipped
     engine.settled(3).await;
     engine.stop().await;
     assert_eq!(committed(&broker.address(), &pipeline.main.group_id, &pipeline.main.topic)[&0].0, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_again_under_a_running_stage_is_read_from_its_begin_and_no_key_repeats() {
+    let (broker, endpoint) = (Broker::Kafka, Endpoint::start().await);
+    let spec = format!("topic: {{name: {}, partitions: 1}}\n", unique("anew"));
+    let retry = "retry: {maxAttempts: 2, initialDelay: 10ms}";
+    let pipeline = pipeline(&unique("anew"), &(spec + &calling(&endpoint, retry)));
+    broker.create_topics(&pipeline).await;
+    let engine = Engine::start(&broker.address(), &pipeline).await;
+    for n in 0..3 {
+        write_json(&broker, &pipeline, None, &json!({"id": format!("old-{n}")})).await;
+    }
+    engine.settled(3).await;
+    topics::delete(kafka(), &pipeline.main.topic).await;
+    topics::has(kafka(), &pipeline.main.topic, None).await;
+    broker.create_topics(&pipeline).await;
+    topics::has(kafka(), &pipeline.main.topic, Some(1)).await;
+    for id in ["new-0", "new-1"] {
+        write_json(&broker, &pipeline, None, &json!({"id": id, "answers": [503, 200]})).await;
+    }
+    engine.settled(5).await;
+    engine.stop().await;
+    let keys = |id: &str| -> Vec<_> {
+        let calls = endpoint.calls_of(id).into_iter();
+        calls.map(|call| call.headers["idempotency-key"].trim_matches('"').to_owned()).collect()
+    };
+    for (offset, (old, new)) in [("old-0", "new-0"), ("old-1", "new-1")].into_iter().enumerate() {
+        let ([old], [new, again]) = (&keys(old)[..], &keys(new)[..]) else { panic!("{:?} {:?}", keys(old), keys(new)) };
+        let place = format!("{}:0:{offset}:", pipeline.main.topic);
+        assert!(old.starts_with(&place) && new.starts_with(&place) && old != new, "{old} {new}");
+        assert_eq!(new, again, "the key is the same over attempts and stages");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

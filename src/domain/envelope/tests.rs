@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::time::Duration;
 
+const ID: &str = "_tzumHZUMhEAAAAAAAAAKg";
 const FAILED_AT: Timestamp = Timestamp(1_705_314_600_000);
 
 fn record() -> Record {
@@ -41,7 +42,7 @@ fn scribe(format: DeadLetterFormat) -> Scribe {
 }
 
 fn dead_letter(record: &Record, format: DeadLetterFormat, extent: Extent) -> Outgoing {
-    let provenance = Provenance::fresh(record).after_failure(FAILED_AT);
+    let provenance = Provenance::fresh(record, ID.parse().ok()).after_failure(FAILED_AT);
     let failure = failure();
     let failed = FailedRecord { record, provenance: &provenance, failure: &failure, failed_at: FAILED_AT };
     scribe(format).dead_letter(failed, Reason::Permanent, &"orders.dlt".into(), extent)
@@ -125,9 +126,9 @@ fn what_is_too_large_leaves_its_place_behind() {
 
 #[test]
 fn a_second_failure_replaces_what_the_first_one_wrote() {
-    let first = retry(&record(), &Provenance::fresh(&record()).after_failure(FAILED_AT));
+    let first = retry(&record(), &Provenance::fresh(&record(), ID.parse().ok()).after_failure(FAILED_AT));
     let once = reread(first.clone());
-    let past = Provenance::of_retry(&once, Duration::from_secs(60), FAILED_AT).after_failure(FAILED_AT);
+    let past = Provenance::of_retry(&once, None, Duration::from_secs(60), FAILED_AT).after_failure(FAILED_AT);
     let second = retry(&once, &past);
     assert_eq!(first.headers.len(), second.headers.len());
     assert_eq!(header_text(&second, "lazaret-attempts"), ["2"]);
@@ -149,16 +150,16 @@ proptest! {
     ) {
         let headers: Vec<_> = headers.into_iter().map(|(name, value)| Header { name, value }).collect();
         let original = Record { key, value, headers, ..record() };
-        let (mut hop, mut past) = (original.clone(), Provenance::fresh(&original));
+        let (mut hop, mut past) = (original.clone(), Provenance::fresh(&original, ID.parse().ok()));
         for _ in 0..hops {
             hop = reread(retry(&hop, &past.after_failure(FAILED_AT)));
-            past = Provenance::of_retry(&hop, Duration::from_secs(60), FAILED_AT);
+            past = Provenance::of_retry(&hop, None, Duration::from_secs(60), FAILED_AT);
         }
         prop_assert_eq!(&hop.key, &original.key);
         prop_assert_eq!(&hop.value, &original.value);
         let forwarded: Vec<_> = forwarded_headers(&hop).cloned().collect();
         prop_assert_eq!(&forwarded, &original.headers);
         prop_assert_eq!(past.attempts as usize, hops);
-        prop_assert_eq!(past.origin, Provenance::fresh(&original).origin);
+        prop_assert_eq!(past.origin, Provenance::fresh(&original, ID.parse().ok()).origin);
     }
 }

@@ -245,6 +245,23 @@ fn what_a_topic_refuses_is_left_to_the_next_owner_and_the_rest_is_given_up_in_or
 }
 
 #[test]
+fn what_a_topic_refused_of_a_partition_that_is_kept_is_tried_while_another_one_is_given_up() {
+    let mut stage = Stage::new(Delivery::AtLeastOnce);
+    let letters = [letter(0, "odd"), letter(1, "odd")];
+    stage.settle(FIRST, &[], &letters[..1]);
+    stage.settle(SECOND, &[], &letters[1..]);
+    stage.writes();
+    stage.end_write(&letters, "odd", Refusal::Refused);
+    stage.settle(FIRST, &[], &[letter(2, "dlt")]);
+    assert_eq!(stage.writes(), [2], "a round that takes long keeps it from being given up");
+    stage.settlement.release(FIRST, stage.now + Duration::from_secs(25), stage.now);
+    assert_eq!(stage.delivers(), (vec![0], Choice::Again), "what is given up comes first");
+    stage.settlement.end_delivery(stage.outcome(&letters[..1], "odd", Refusal::Refused), stage.now);
+    stage.wait(400);
+    assert_eq!(stage.delivers(), (vec![1], Choice::Again));
+}
+
+#[test]
 fn of_a_partition_that_was_lost_nothing_is_committed_nor_of_the_transaction_that_it_is_in() {
     let mut stage = Stage::new(Delivery::ExactlyOnce);
     let letters = [letter(0, "odd"), letter(0, "odd")];

@@ -2,7 +2,7 @@
 //! questions; librdkafka's own are asked here, and block.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
 use rdkafka::bindings as ffi;
@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use super::Committed;
 use crate::domain::group::{GroupView, MemberView};
+use crate::kafka::admin::{Answer, c_string, code};
 
 /// Describes a group. One that does not exist is `Dead`.
 pub(super) fn describe(client: &BaseConsumer, group: &str, timeout: Duration) -> KafkaResult<GroupView> {
@@ -19,7 +20,7 @@ pub(super) fn describe(client: &BaseConsumer, group: &str, timeout: Duration) ->
     // answer points to lives as long as the event.
     unsafe {
         let mut names = [name.as_ptr()];
-        let ask = |options, queue| {
+        let ask = |options: *mut _, queue| {
             ffi::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue)
         };
         let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
@@ -44,7 +45,8 @@ pub(super) fn committed(client: &BaseConsumer, group: &str, timeout: Duration) -
     // SAFETY: as above. `request` is ours and is freed once; the call copies it.
     unsafe {
         let mut request = ffi::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), std::ptr::null());
-        let ask = |options, queue| ffi::rd_kafka_ListConsumerGroupOffsets(client, &mut request, 1, options, queue);
+        let ask =
+            |options: *mut _, queue| ffi::rd_kafka_ListConsumerGroupOffsets(client, &mut request, 1, options, queue);
         let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
         let answer = Answer::to(client, kind, timeout, ask);
         ffi::rd_kafka_ListConsumerGroupOffsets_destroy(request);
@@ -73,52 +75,6 @@ pub(super) fn committed(client: &BaseConsumer, group: &str, timeout: Duration) -
             }
         }
         Ok(committed)
-    }
-}
-
-/// The answer to a question, freed when dropped.
-struct Answer(*mut ffi::rd_kafka_event_t);
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // SAFETY: the event is ours, and is freed once.
-        unsafe { ffi::rd_kafka_event_destroy(self.0) }
-    }
-}
-
-impl Answer {
-    /// Asks, and waits for the answer.
-    ///
-    /// # Safety
-    /// `client` is alive until this returns.
-    unsafe fn to(
-        client: *mut ffi::rd_kafka_t,
-        kind: ffi::rd_kafka_admin_op_t,
-        timeout: Duration,
-        ask: impl FnOnce(*const ffi::rd_kafka_AdminOptions_t, *mut ffi::rd_kafka_queue_t),
-    ) -> KafkaResult<Self> {
-        let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: options and queue are ours and are freed once. The answer always comes, with the error of a timeout at the
-        // latest; the grace is for what librdkafka itself may take.
-        let event = unsafe {
-            let options = ffi::rd_kafka_AdminOptions_new(client, kind);
-            ffi::rd_kafka_AdminOptions_set_request_timeout(options, timeout, std::ptr::null_mut(), 0);
-            let queue = ffi::rd_kafka_queue_new(client);
-            ask(options, queue);
-            let event = ffi::rd_kafka_queue_poll(queue, timeout.saturating_add(1_000));
-            ffi::rd_kafka_queue_destroy(queue);
-            ffi::rd_kafka_AdminOptions_destroy(options);
-            event
-        };
-        if event.is_null() {
-            return Err(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut));
-        }
-        let answer = Self(event);
-        // SAFETY: the event is alive.
-        match RDKafkaErrorCode::from(unsafe { ffi::rd_kafka_event_error(event) }) {
-            RDKafkaErrorCode::NoError => Ok(answer),
-            code => Err(KafkaError::Global(code)),
-        }
     }
 }
 
@@ -170,17 +126,6 @@ unsafe fn elements<'a>(list: *const ffi::rd_kafka_topic_partition_list_t) -> &'a
 }
 
 /// # Safety
-/// `error` is null or alive.
-unsafe fn code(error: *const ffi::rd_kafka_error_t) -> Option<RDKafkaErrorCode> {
-    if error.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's.
-    Some(RDKafkaErrorCode::from(unsafe { ffi::rd_kafka_error_code(error) }))
-        .filter(|code| *code != RDKafkaErrorCode::NoError)
-}
-
-/// # Safety
 /// `text` is null or a C string.
 unsafe fn text(text: *const c_char) -> String {
     if text.is_null() {
@@ -188,8 +133,4 @@ unsafe fn text(text: *const c_char) -> String {
     }
     // SAFETY: the caller's.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
-}
-
-fn c_string(text: &str) -> KafkaResult<CString> {
-    Ok(CString::new(text)?)
 }

@@ -223,15 +223,15 @@ mod tests {
             value: None,
             headers,
         };
-        let past = Provenance { attempts: 1, ..Provenance::fresh(&record) };
+        let past = Provenance { attempts: 1, ..Provenance::fresh(&record, "_tzumHZUMhEAAAAAAAAAKg".parse().ok()) };
         request_headers(&record, &past, &AttemptSpan::none())
     }
 
     #[test]
     fn a_request_is_a_cloud_event_with_a_key_that_is_stable_over_attempts() {
         let headers = headers_of(vec![], "clé 1".as_bytes());
-        assert_eq!(headers["idempotency-key"], "\"orders:2:7\"");
-        assert_eq!(headers["ce-id"], "orders:2:7");
+        assert_eq!(headers["idempotency-key"], "\"orders:2:7:_tzumHZUMhEAAAAAAAAAKg\"");
+        assert_eq!(headers["ce-id"], "orders:2:7:_tzumHZUMhEAAAAAAAAAKg");
         assert_eq!(headers["lazaret-attempt"], "2");
         assert_eq!(headers["ce-partitionkey"], "cl%C3%A9%201");
         assert_eq!(headers["traceparent"].len(), 55);
@@ -241,7 +241,7 @@ mod tests {
     fn a_record_that_is_a_cloud_event_keeps_its_attributes() {
         let headers = headers_of(vec![Header::new("ce_id", "e-1"), Header::new("ce_type", "shop.order")], b"k");
         assert_eq!((&headers["ce-id"], &headers["ce-type"]), (&"e-1".parse().unwrap(), &"shop.order".parse().unwrap()));
-        assert_eq!(headers["idempotency-key"], "\"orders:2:7\"");
+        assert_eq!(headers["idempotency-key"], "\"orders:2:7:_tzumHZUMhEAAAAAAAAAKg\"");
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         let headers = headers_of(vec![Header::new("ce_subject", long.clone())], b"k");
         assert!(!headers.contains_key("ce-subject"));
         assert_eq!(headers["ce-partitionkey"], "k");
-        assert_eq!(headers["ce-id"], "orders:2:7");
+        assert_eq!(headers["ce-id"], "orders:2:7:_tzumHZUMhEAAAAAAAAAKg");
     }
 
     #[test]

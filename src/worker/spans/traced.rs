@@ -59,7 +59,7 @@ impl Spans {
         let of_this = [
             KeyValue::new("messaging.destination.partition.id", record.partition.to_string()),
             KeyValue::new("messaging.kafka.offset", record.offset),
-            KeyValue::new("messaging.message.id", past.idempotency_key()),
+            KeyValue::new("messaging.message.id", past.origin.to_string()),
             KeyValue::new("lazaret.attempt", i64::from(past.attempts) + 1),
         ];
         let builder = SpanBuilder::from_name(name.clone())
