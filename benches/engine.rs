@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lazaret::api::{file, validate};
 use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::topics::Topics;
 use lazaret::worker::clock::now;
@@ -272,7 +272,8 @@ fn have_filled(topic: &str, bytes: usize, count: u64) {
 /// Puts records of this size into a topic; into a retry topic, such of mixed delays.
 fn fill_apart(topic: &str, bytes: usize, count: u64) {
     let producer = bulk_producer();
-    let first = now().0 + 5_000;
+    // Large ones take longer to be read, and none shall be due before.
+    let first = now().0 + if bytes > 1_024 { 40_000 } else { 5_000 };
     for n in 0..count {
         let (key, value) = (format!("ORD-{n}"), order(n, 0, bytes));
         let mut record = BaseRecord::to(topic).key(&key).payload(&value);
@@ -351,7 +352,7 @@ async fn backlog(topic: &str, url: &str) {
     process.stop().await;
 }
 
-/// Has large records be due while the circuit breaker is open, and all records behind them as well.
+/// Has large records wait that become due while the circuit breaker is open.
 #[tokio::main]
 async fn open(topic: &str, url: &str) {
     let breaker = "circuitBreaker: {minimumCalls: 10, openFor: 10s}";
@@ -360,7 +361,12 @@ async fn open(topic: &str, url: &str) {
     have_filled(&pipeline.retry.topic, 10_000, pending());
     let process = start(pipeline, Stage::Retry).await;
     let began = Instant::now();
-    tokio::time::sleep(Duration::from_secs(90)).await;
+    let waiting = || process.stages()[0].metrics.assignment().values().map(|load| load.pending()).sum::<usize>();
+    while waiting() < pending() as usize * 99 / 100 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} wait", waiting());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(120)).await;
     report(began.elapsed().as_secs_f64());
     process.stop().await;
 }

@@ -19,14 +19,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::api::{self, file, validate};
 use crate::dev::{Dev, DevSettings};
 use crate::domain::pipeline::Pipeline;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::features::{Feature, NotBuilt};
 use crate::kafka::connection::{Connection, addresses};
 use crate::kafka::groups;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, LogFormat};
+use crate::worker::attempt::processor::{FaultSwitch, Processor};
 use crate::worker::process::{Process, ProcessSettings, Summary};
-use crate::worker::processor::{FaultSwitch, Processor};
 use kubernetes::KubernetesCommand;
 
 /// Gives every Kafka topic a professional error path.

@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 use tracing::{debug, info, warn};
 
 use crate::domain::pipeline::{Delivery, Pipeline, TopicPlan};
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::domain::topic::{Inherited, Purpose, TopicShape, too_small};
 use crate::kafka::connection::Connection;
 use crate::kafka::embedded::EmbeddedBroker;

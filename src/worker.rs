@@ -7,34 +7,28 @@
 //!            (hold until due)                            (write where needed, then finish)
 //! ```
 //!
-//! `source` is the only thread that reads, with a client of its own (`reader`), so that it goes on while `membership` waits in a
-//! rebalance, which `group` serves. `partition` is the task of one assigned partition, and `settle` is the only place that
-//! finishes an offset and commits, through `writer` and `member`. The rules that they follow are in [`crate::domain`].
+//! | folder | what it does |
+//! |---|---|
+//! | `read` | reads the stage's topic and hands records to the partitions' tasks |
+//! | `group` | this worker as a member of its group: what it is given, reads and gives up |
+//! | `attempt` | the task of one partition: holds records until they are due, has them processed, decides |
+//! | `settle` | the only place that writes, finishes offsets and commits |
+//! | `serve` | the HTTP API beside all that |
+//!
+//! `read::source` is the only thread that reads, with a client of its own (`group::reader`), so that it goes on while
+//! `group::membership` waits in a rebalance. The rules that all follow are in [`crate::domain`].
 
+pub mod attempt;
 mod client;
 pub mod clock;
-mod context;
 mod fail;
 mod group;
-pub mod http;
-pub mod kept_count;
-mod latest;
-mod learner;
-mod member;
-mod membership;
 pub mod metrics;
-mod partition;
-pub mod peers;
 pub mod process;
-pub mod processor;
-mod reader;
-mod refetch;
+mod read;
+pub mod serve;
 mod settle;
-mod source;
-mod spans;
-mod throttle;
 mod work;
-mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,23 +41,23 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::domain::envelope::Scribe;
 use crate::domain::pipeline::Pipeline;
-use crate::domain::provenance::Stage;
+use crate::domain::record::envelope::Scribe;
+use crate::domain::record::provenance::Stage;
 use crate::kafka::connection::Connection;
-use context::Context;
+use attempt::context::Context;
+use attempt::processor::{ClientError, FaultSwitch, Processor};
+use attempt::refetch::Refetch;
+use attempt::spans::{Spans, Traces};
+use attempt::throttle::Throttle;
 use fail::FailOnPanic;
 use group::Group;
-use member::Member;
+use group::member::Member;
+use group::reader::Reader;
 use metrics::StageMetrics;
-use processor::{ClientError, FaultSwitch, Processor};
-use reader::Reader;
-use refetch::Refetch;
+use read::source::Source;
 use settle::Settle;
-use source::Source;
-use spans::{Spans, Traces};
-use throttle::Throttle;
-use writer::{Ids, WriterSettings};
+use settle::writer::{Ids, WriterSettings};
 
 /// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
 const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -175,7 +169,7 @@ impl Worker {
         let (ended, source_ended) = oneshot::channel();
         let source = std::thread::Builder::new().name(format!("source-{stage}")).spawn(move || source.run())?;
         std::thread::Builder::new().name(format!("member-{stage}")).spawn(move || {
-            membership::serve(&consumer, &context);
+            group::membership::serve(&consumer, &context);
             // It has reported itself when it failed.
             let _ = source.join();
             // Closing the client says to the group that this worker leaves. Were the process to end before, its partitions

@@ -10,16 +10,16 @@ use kube::ResourceExt;
 
 use super::claims::{Claims, Shared, check_disjoint};
 use super::v1alpha1::{self as v1, ErrorHandlingPipeline};
-use crate::domain::breaker::BreakerPlan;
-use crate::domain::envelope::DeadLetterFormat;
-use crate::domain::expression::{Expression, ExpressionError, Vocabulary};
-use crate::domain::lane::Ordering;
+use crate::domain::flow::breaker::BreakerPlan;
+use crate::domain::flow::lane::Ordering;
 use crate::domain::pipeline::{
     Assignor, Delivery, GroupProtocol, HttpPlan, IngressPlan, Membership, PendingPlan, Pipeline, ProcessorPlan, Source,
     ThrottlePlan, TopicPlan, TracingPlan,
 };
+use crate::domain::policy::expression::{Expression, ExpressionError, Vocabulary};
+use crate::domain::policy::rules::{Rule, RuleSet};
 use crate::domain::policy::{Backoff, InPlace, Mode, RetryPolicy, RetryRule, Ruling, Strategy};
-use crate::domain::rules::{Rule, RuleSet};
+use crate::domain::record::envelope::DeadLetterFormat;
 use crate::domain::topic::keep_in_sync;
 
 /// Retry records are kept for a week beyond the longest delay: time to mend a retry stage that stands still.
@@ -304,7 +304,7 @@ fn topics(object: &ErrorHandlingPipeline, policy: &RetryPolicy) -> Vec<TopicPlan
 mod tests {
     use super::*;
     use crate::api::file;
-    use crate::domain::provenance::Stage;
+    use crate::domain::record::provenance::Stage;
 
     fn object(name: &str, more: &str) -> ErrorHandlingPipeline {
         let text = format!(

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::BreakerPlan;
-use super::envelope::DeadLetterFormat;
-use super::expression::Expression;
-use super::lane::Ordering;
 use super::policy::RetryPolicy;
-use super::provenance::Stage;
-use super::rules::RuleSet;
+use crate::domain::flow::breaker::BreakerPlan;
+use crate::domain::flow::lane::Ordering;
+use crate::domain::policy::expression::Expression;
+use crate::domain::policy::rules::RuleSet;
+use crate::domain::record::envelope::DeadLetterFormat;
+use crate::domain::record::provenance::Stage;
 
 /// One pipeline.
 #[derive(Clone, Debug)]

@@ -1,11 +1,16 @@
 //! How often a failed record is tried again, and after how long.
 
+pub mod decide;
+pub mod expression;
+pub mod http;
+pub mod rules;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::expression::{Expression, Facts};
-use super::failure::{Failure, FailureKind};
+use self::expression::{Expression, Facts};
 use super::record::Record;
+use crate::domain::record::failure::{Failure, FailureKind};
 
 /// How the delay grows from attempt to attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

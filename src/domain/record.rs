@@ -3,6 +3,12 @@
 //! Keys, values and header values are bytes, or absent, and stay so: whoever needs text decodes it at the point of use
 //! and says what happens to bytes that are none. Header order and repetition are kept.
 
+pub mod dead_letter;
+pub mod envelope;
+pub mod failure;
+pub mod provenance;
+pub mod topic_id;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use rdkafka::message::Message;
 
 use super::connection::Connection;
 use super::reader::{Logs, Next, read};
-use crate::domain::tally::Tally;
+use crate::domain::observe::tally::Tally;
 
 /// How long Kafka may take to answer a question.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -30,7 +30,7 @@ pub use answer::answer;
 
 use super::connection::Connection;
 use super::observer::TIMEOUT;
-use crate::domain::group::GroupView;
+use crate::domain::observe::group::GroupView;
 
 /// The command of this binary that answers.
 pub const COMMAND: &str = "groups";

@@ -12,9 +12,9 @@ use super::connection::Connection;
 pub use super::reader::Logs;
 use super::reader::{Next, read};
 use super::record::{to_headers, to_record};
-use crate::domain::dead_letter::Cause;
-use crate::domain::dead_letters::DeadLetters;
+use crate::domain::observe::dead_letters::DeadLetters;
 use crate::domain::record::Record;
+use crate::domain::record::dead_letter::Cause;
 use crate::domain::time::Timestamp;
 
 /// Reads what topics hold, as somebody who reads only what was committed. Clones share a client.

@@ -12,7 +12,7 @@ use super::names;
 use super::status::{self, READY, WARNING};
 use super::validate::{TopicStep, ValidatedPipeline};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
-use crate::domain::group::{Rebalance, RebalanceReason};
+use crate::domain::observe::group::{Rebalance, RebalanceReason};
 
 /// The longest note that the API server takes, with room to spare.
 const NOTE_LENGTH: usize = 1_000;

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 
 /// The pipeline that an object belongs to.
 pub const PIPELINE_LABEL: &str = "lazaret.dev/pipeline";

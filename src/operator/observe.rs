@@ -12,7 +12,7 @@ use super::strimzi::{self, Readiness};
 use super::validate::{TopicStep, ValidatedPipeline};
 use crate::domain::pipeline::TopicPlan;
 use crate::domain::pipeline::workers_name;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 
 /// How a topic is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use super::status::{self, Outcome};
 use super::watched::Watched;
 use super::{apply, dereference, observe, release, validate};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus};
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 
 /// How long one reconcile may take: longer than any number of answers, shorter than a connection that nobody answers.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@ use super::names::stage_selector;
 use super::observe::{StageState, TopicState};
 use super::validate::CONFLICT;
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, StageStatus, TopicStatus};
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 
 /// The condition that sums up the others.
 pub const READY: &str = "Ready";

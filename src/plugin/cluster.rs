@@ -8,7 +8,7 @@ use kube::{Client, Config, ResourceExt};
 
 use super::error::PluginError;
 use crate::api::v1alpha1::ErrorHandlingPipeline;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::dereference::Stored;
 use crate::operator::error::{Error, with_causes};
 use crate::operator::observe::{self, StageState};

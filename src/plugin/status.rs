@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use super::layout::{age, columns, one_line};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, StageStatus};
 use crate::domain::pipeline::workers_name;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::dereference::Stored;
 use crate::operator::lookout::conditions::{ALARMS, DEAD_LETTERS_PRESENT, NEW_ERROR_TYPE};
 use crate::operator::observe::StageState;

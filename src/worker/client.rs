@@ -5,7 +5,7 @@ use reqwest::{Client, ClientBuilder};
 
 /// A client that calls who was named and nobody else: a redirect is an answer like any other, and there is no proxy.
 /// `is_plain`: it calls only without TLS, for which an image need not have certificates.
-pub(super) fn client(is_plain: bool) -> ClientBuilder {
+pub fn client(is_plain: bool) -> ClientBuilder {
     let client = Client::builder().redirect(Policy::none()).no_proxy();
     #[cfg(feature = "https")]
     if is_plain {

@@ -2,13 +2,17 @@
 //!
 //! librdkafka calls this from within a poll, and waits: until a revoke has returned, nobody else gets the partitions.
 //! That time is used to finish what was started, up to the drain timeout, which is shorter than the session timeout; the
-//! partitions that this worker keeps are read by another client meanwhile (see [`super::reader`]). A
+//! partitions that this worker keeps are read by another client meanwhile (see [`crate::worker::group::reader`]). A
 //! partition that was *lost* may be somebody else's already: what is held of it is dropped and nothing is committed.
 //!
 //! A partition that was gained is read from where the coordinator says, and not before it has said so: a record that was
 //! finished above the committed offset must not be processed again, and librdkafka, which would ask by itself, starts from
 //! the beginning of the log at times (2.12.1: when one rebalance comes soon after another while a transaction is open, in
 //! `rd_kafka_assignment_apply_offsets`).
+
+pub mod member;
+pub mod membership;
+pub mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -31,19 +35,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::context::Context;
-use super::member::{Held, Seat, committed, generation, log_starts, member_id};
-use super::partition::Partition;
-use super::reader::Reader;
+use self::member::{Held, Seat, committed, generation, log_starts, member_id};
+use super::attempt::context::Context;
 use super::work::{ToSettle, Work};
-use crate::domain::commit_metadata;
-use crate::domain::offsets::Offsets;
-use crate::domain::partition_state::PartitionState;
-use crate::domain::rebalance::{Moved, Rebalances};
-use crate::domain::settlement::{AssignmentId, COMMIT_GRACE};
-use crate::domain::topic_id::TopicId;
+use crate::domain::commit::commit_metadata;
+use crate::domain::commit::offsets::Offsets;
+use crate::domain::commit::partition_state::PartitionState;
+use crate::domain::commit::settlement::{AssignmentId, COMMIT_GRACE};
+use crate::domain::observe::rebalance::{Moved, Rebalances};
+use crate::domain::record::topic_id::TopicId;
 use crate::kafka::admin::topic_id;
 use crate::kafka::connection::LogContext;
+use crate::worker::attempt::partition::Partition;
+use crate::worker::group::reader::Reader;
 
 /// How long after the drain timeout the settle loop may take to answer.
 const SETTLE_GRACE: Duration = COMMIT_GRACE.saturating_add(Duration::from_millis(500));

@@ -12,10 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::domain::decide::Reason;
-use crate::domain::load::{Load, Pause};
-use crate::domain::provenance::Stage;
-use crate::domain::stats::{ERROR_TYPES, OTHER};
+use crate::domain::flow::load::{Load, Pause};
+use crate::domain::observe::stats::{ERROR_TYPES, OTHER};
+use crate::domain::record::dead_letter::Reason;
+use crate::domain::record::provenance::Stage;
 use crate::domain::time::Timestamp;
 
 /// The metrics of a process, each with a value for every stage that runs in it.

@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::http::{self, Api, StageView};
-use super::kept_count::KeptCount;
 use super::metrics::{Metrics, StageMetrics};
-use super::peers::Peers;
-use super::processor::FaultSwitch;
 use super::{StartError, Worker, WorkerSettings};
 use crate::domain::pipeline::Pipeline;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::kafka::counter::Counter;
 use crate::kafka::observer::{Observer, Reachability};
+use crate::worker::attempt::processor::FaultSwitch;
+use crate::worker::serve::http::{self, Api, StageView};
+use crate::worker::serve::kept_count::KeptCount;
+use crate::worker::serve::peers::Peers;
 
 /// How long a record that came in over HTTP may take to be acknowledged.
 const INGRESS_TIMEOUT: Duration = Duration::from_secs(10);

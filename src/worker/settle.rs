@@ -3,6 +3,8 @@
 //! One loop serves all partitions of a stage. What it does next, the [`Settlement`] says; this does it, and says what came of
 //! it.
 
+pub mod writer;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,11 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use self::writer::{Unsent, Writer, WriterSettings, is_of_an_old_generation};
 use super::fail::FailOnPanic;
 use super::metrics::StageMetrics;
 use super::work::{Destination, Route, ToSettle};
-use super::writer::{Unsent, Writer, WriterSettings, is_of_an_old_generation};
-use crate::domain::settlement::{AssignmentId, Commit, Note, Settlement, Step, Written};
+use crate::domain::commit::settlement::{AssignmentId, Commit, Note, Settlement, Step, Written};
 
 /// The settle loop.
 pub(super) struct Settle {

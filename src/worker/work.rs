@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::domain::decide::Reason;
-use crate::domain::failure::Failure;
-use crate::domain::load::Charge;
-use crate::domain::partition_state::PartitionState;
-use crate::domain::provenance::Provenance;
+use crate::domain::commit::partition_state::PartitionState;
+use crate::domain::commit::settlement::AssignmentId;
+use crate::domain::flow::load::Charge;
 use crate::domain::record::Record;
-use crate::domain::settlement::AssignmentId;
+use crate::domain::record::dead_letter::Reason;
+use crate::domain::record::failure::Failure;
+use crate::domain::record::provenance::Provenance;
 use crate::domain::time::Timestamp;
 
 /// A record on its way through the rooms.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lazaret::domain::dead_letters::{DeadLetters, Summary};
-use lazaret::domain::group::{GroupView, RebalanceReason, compare};
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::observe::dead_letters::{DeadLetters, Summary};
+use lazaret::domain::observe::group::{GroupView, RebalanceReason, compare};
+use lazaret::domain::record::provenance::Stage;
 use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::embedded::EmbeddedBroker;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lazaret::domain::load::{Pause, STAGE_BYTES};
+use lazaret::domain::flow::load::{Pause, STAGE_BYTES};
 use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::counter::Counter;
 use rdkafka::message::{Header, OwnedHeaders};

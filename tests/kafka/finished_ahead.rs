@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use lazaret::domain::commit_metadata::MAX_BYTES;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::commit::commit_metadata::MAX_BYTES;
+use lazaret::domain::record::provenance::Stage;
 use serde_json::{Value, json};
 
 use crate::support::engine::Engine;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use lazaret::kafka::embedded::EmbeddedBroker;
 use rdkafka::producer::FutureRecord;
 use serde_json::{Value, json};
@@ -116,7 +116,7 @@ async fn a_partition_that_was_paused_when_it_was_taken_away_is_read_on_when_it_c
         let assignment = first.metrics(Stage::Main).assignment();
         assignment.values().map(|load| load.bytes()).sum::<usize>()
     };
-    let cap = lazaret::domain::load::STAGE_BYTES;
+    let cap = lazaret::domain::flow::load::STAGE_BYTES;
     eventually("both partitions are full", async || (held() > cap * 9 / 10).then_some(())).await;
     let second = Engine::start_stages(&broker.address(), &pipeline, &[Stage::Main]).await;
     assert_eq!(second.stop().await.processed, 0, "what it had begun was held, too");

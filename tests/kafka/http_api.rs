@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use lazaret::domain::decide::Reason;
-use lazaret::domain::load::Load;
+use lazaret::domain::flow::load::Load;
+use lazaret::domain::record::dead_letter::Reason;
 use lazaret::domain::time::Timestamp;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::embedded::EmbeddedBroker;
 use lazaret::kafka::observer::Reachability;
+use lazaret::worker::attempt::processor::FaultSwitch;
 use lazaret::worker::clock;
 use lazaret::worker::metrics::BreakerView;
-use lazaret::worker::peers::Peers;
-use lazaret::worker::processor::FaultSwitch;
+use lazaret::worker::serve::peers::Peers;
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::RDKafkaRespErr;
@@ -530,7 +530,7 @@ async fn what_does_not_exist_is_a_problem_too() {
 #[tokio::test]
 async fn the_document_is_served_as_it_is_built() {
     let bed = Bed::without_broker(OPEN).await;
-    assert_eq!(bed.document, serde_json::to_value(lazaret::worker::http::openapi()).unwrap());
+    assert_eq!(bed.document, serde_json::to_value(lazaret::worker::serve::http::openapi()).unwrap());
     let paths: BTreeSet<_> = bed.documented().into_iter().map(|(_, path, _)| path).collect();
     assert_eq!(paths.len(), 8, "{paths:?}");
 }

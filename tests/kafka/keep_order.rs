@@ -2,7 +2,7 @@
 
 use lazaret::domain::pipeline::Pipeline;
 use lazaret::domain::policy::Mode;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use serde_json::{Value, json};
 
 use crate::support::engine::Engine;

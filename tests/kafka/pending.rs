@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use rdkafka::message::{Header, OwnedHeaders};
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lazaret::domain::pipeline::TopicPlan;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::kafka::topics::{TopicError, Topics};
 use serde_json::json;

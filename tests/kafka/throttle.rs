@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use lazaret::domain::load::Pause;
+use lazaret::domain::flow::load::Pause;
 use lazaret::domain::pipeline::Pipeline;
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use lazaret::worker::metrics::BreakerView;
 use serde_json::{Value, json};
 

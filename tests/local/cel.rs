@@ -8,7 +8,7 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use lazaret::domain::expression::{EvaluationError, Expression, Facts, Vocabulary};
+use lazaret::domain::policy::expression::{EvaluationError, Expression, Facts, Vocabulary};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 

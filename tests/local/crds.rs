@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs};
 
 use kube::{CustomResourceExt, core::cel};
 use lazaret::api::{self, file, v1alpha1::ErrorHandlingPipeline};
-use lazaret::domain::expression;
+use lazaret::domain::policy::expression;
 use serde_json::{Value, json};
 
 const PUBLISHED: &str = "crds/errorhandlingpipelines.lazaret.dev.yaml";

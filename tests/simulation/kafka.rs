@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lazaret::domain::commit_metadata;
-use lazaret::domain::offsets::Offsets;
-use lazaret::domain::settlement::{AssignmentId, Commit, Refusal};
+use lazaret::domain::commit::commit_metadata;
+use lazaret::domain::commit::offsets::Offsets;
+use lazaret::domain::commit::settlement::{AssignmentId, Commit, Refusal};
 use rand::Rng;
 use rand::rngs::StdRng;
 

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use lazaret::domain::delay_queue::{DelayQueue, Due};
-use lazaret::domain::lane::{Lanes, Ordering};
-use lazaret::domain::load::Charge;
-use lazaret::domain::offsets::Begun;
-use lazaret::domain::partition_state::PartitionState;
-use lazaret::domain::pipeline::Delivery;
-use lazaret::domain::settlement::{
+use lazaret::domain::commit::offsets::Begun;
+use lazaret::domain::commit::partition_state::PartitionState;
+use lazaret::domain::commit::settlement::{
     AssignmentId, Choice, Commit, Outbound, Refusal, Settlement, Step, Unwritten, Written,
 };
+use lazaret::domain::flow::delay_queue::{DelayQueue, Due};
+use lazaret::domain::flow::lane::{Lanes, Ordering};
+use lazaret::domain::flow::load::Charge;
+use lazaret::domain::pipeline::Delivery;
 use lazaret::domain::time::Timestamp;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -97,7 +97,7 @@ fn at(now: Millis) -> Instant {
     *BEGIN.get_or_init(Instant::now) + Duration::from_millis(now)
 }
 
-fn lane(key: u8) -> Option<lazaret::domain::lane::LaneId> {
+fn lane(key: u8) -> Option<lazaret::domain::flow::lane::LaneId> {
     Ordering::Key.lane_of(Some(&[key]))
 }
 

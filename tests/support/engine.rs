@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lazaret::domain::pipeline::{Delivery, Pipeline};
-use lazaret::domain::provenance::Stage;
+use lazaret::domain::record::provenance::Stage;
 use lazaret::kafka::connection::Connection;
 use lazaret::worker::metrics::StageMetrics;
 use lazaret::worker::process::{Process, ProcessSettings, Summary};

@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use super::Committed;
-use crate::domain::group::{GroupView, MemberView};
+use crate::domain::observe::group::{GroupView, MemberView};
 use crate::kafka::admin::{Answer, c_string, code};
 
 /// Describes a group. One that does not exist is `Dead`.

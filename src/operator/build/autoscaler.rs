@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::api::v1alpha1::Autoscaling;
 use crate::domain::pipeline::workers_name;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::validate::ValidatedPipeline;
 
 /// How long fewer records must be ready before a worker goes: each that goes moves partitions.

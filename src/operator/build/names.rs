@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
 
 /// The account of a pipeline's workers. It has no rights and no token.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::names::{common_labels, config_map_name, peers_service_name, selector, service_account_name};
 use crate::api::v1alpha1::{ContainerProcessor, ErrorHandlingPipeline, Template};
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::names::{STAGE_LABEL, hash};
 use crate::operator::validate::ValidatedPipeline;
 

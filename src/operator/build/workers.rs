@@ -12,7 +12,7 @@ use crate::api::v1alpha1::{
     Topic,
 };
 use crate::domain::pipeline::workers_name;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
 use crate::operator::validate::ValidatedPipeline;
 

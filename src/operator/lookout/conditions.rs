@@ -6,8 +6,8 @@ use k8s_openapi::jiff;
 
 use super::view::{StageView, View};
 use crate::api::v1alpha1::RebalancesStatus;
-use crate::domain::dead_letters::{HOUR, Summary};
-use crate::domain::group::RebalanceReason;
+use crate::domain::observe::dead_letters::{HOUR, Summary};
+use crate::domain::observe::group::RebalanceReason;
 use crate::domain::time::Timestamp;
 
 /// Whether the counts are of now.

@@ -11,8 +11,8 @@ use crate::api::v1alpha1::{
     CauseStatus, DeadLettersStatus, ErrorHandlingPipelineStatus, GroupStatus, GroupsStatus, MemberStatus,
     RebalanceStatus, RebalancesStatus,
 };
-use crate::domain::dead_letters::{HOUR, Summary};
-use crate::domain::group::{MemberView, Rebalance};
+use crate::domain::observe::dead_letters::{HOUR, Summary};
+use crate::domain::observe::group::{MemberView, Rebalance};
 use crate::domain::time::Timestamp;
 use crate::operator::status::{condition, find};
 
@@ -211,7 +211,7 @@ fn with_times(
 }
 
 fn dead_letters(summary: &Summary) -> DeadLettersStatus {
-    let cause = |cause: &crate::domain::dead_letters::CauseSummary| CauseStatus {
+    let cause = |cause: &crate::domain::observe::dead_letters::CauseSummary| CauseStatus {
         error_type: cause.cause.error_type.clone(),
         reason: cause.cause.reason.clone(),
         count: count(cause.count),

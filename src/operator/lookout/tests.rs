@@ -9,11 +9,11 @@ use super::conditions::{self, STUCK_AFTER, Verdict, verdicts};
 use super::status::{add_rebalance, is_noticeable, new_error_types, own, stale, status};
 use super::view::{StageView, View};
 use crate::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalancesStatus};
-use crate::domain::dead_letter::Cause;
-use crate::domain::dead_letters::{CauseSummary, HOUR, Summary};
-use crate::domain::group::{GroupView, MemberView, Rebalance, RebalanceReason};
-use crate::domain::lag::{HeldView, PartitionView};
-use crate::domain::offsets::Position;
+use crate::domain::commit::offsets::Position;
+use crate::domain::observe::dead_letters::{CauseSummary, HOUR, Summary};
+use crate::domain::observe::group::{GroupView, MemberView, Rebalance, RebalanceReason};
+use crate::domain::observe::lag::{HeldView, PartitionView};
+use crate::domain::record::dead_letter::Cause;
 use crate::domain::time::Timestamp;
 
 /// 2030-01-01T00:00:00Z.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::domain::dead_letters::Summary;
-use crate::domain::group::GroupView;
-use crate::domain::lag::PartitionView;
-use crate::domain::provenance::Stage;
+use crate::domain::observe::dead_letters::Summary;
+use crate::domain::observe::group::GroupView;
+use crate::domain::observe::lag::PartitionView;
+use crate::domain::record::provenance::Stage;
 use crate::domain::time::Timestamp;
 
 /// What was seen of a pipeline.

@@ -10,8 +10,8 @@ use kube::runtime::reflector::{Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 
-use crate::domain::provenance::Stage;
-use crate::domain::stats::{StageStats, WorkerStats};
+use crate::domain::observe::stats::{StageStats, WorkerStats};
+use crate::domain::record::provenance::Stage;
 use crate::operator::names::{PIPELINE_LABEL, STAGE_LABEL};
 use crate::operator::watched::Watched;
 

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::dead_letter::DeadLetter;
 use crate::domain::record::Record;
+use crate::domain::record::dead_letter::DeadLetter;
 use crate::domain::time;
 
 /// How much of a value one of many has, in bytes.

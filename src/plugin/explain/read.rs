@@ -14,7 +14,7 @@ use super::{Plan, Planned};
 use crate::api::file;
 use crate::api::v1alpha1::ErrorHandlingPipeline;
 use crate::domain::pipeline::workers_name;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::kafka::connection::Connection;
 use crate::kafka::topics::{TopicError, Topics};
 use crate::operator::apply::{api_of, is_owned, unwanted};

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 
 use super::{OPERATOR_PODS, WARNING, find, ready};
 use crate::api::v1alpha1::ErrorHandlingPipeline;
-use crate::domain::provenance::Stage;
+use crate::domain::record::provenance::Stage;
 use crate::operator::dereference::service_of;
 use crate::operator::names::stage_selector;
 use crate::operator::observe::StageState;

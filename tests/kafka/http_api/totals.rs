@@ -9,8 +9,8 @@ use axum::body::Body;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
 use futures::future::join_all;
-use lazaret::domain::decide::Reason;
-use lazaret::worker::peers::Peers;
+use lazaret::domain::record::dead_letter::Reason;
+use lazaret::worker::serve::peers::Peers;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

@@ -1,0 +1,4 @@
+//! Reading: from the topic to the partitions' tasks.
+
+pub mod learner;
+pub mod source;
