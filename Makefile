@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench endurance chaos simulate chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
+.PHONY: help demo test bench endurance chaos simulate upgrade-test chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 # As scripts/cache.sh has it: a fresh clone compiles only itself.
 export CARGO_BUILD_BUILD_DIR ?= $(or $(LAZARET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lazaret)/cargo
@@ -35,6 +35,9 @@ simulate: export LAZARET_SIMULATE_SECONDS ?= 3600
 simulate: ## live through what could happen to a stage, in virtual time and from one seed after the other
 	@scripts/needs.sh build test
 	cargo test --release --locked --test simulation -- --nocapture
+
+upgrade-test: ## run workers of an older revision and of this one beside each other
+	@scripts/upgrade-test.sh
 
 chaos-proof: ## break the engine on purpose, promise by promise, and see that chaos notices
 	@scripts/chaos-proof.sh

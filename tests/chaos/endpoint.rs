@@ -33,6 +33,8 @@ pub struct Heard {
     pub pause: u64,
     /// When and with which status; `None` when the caller was gone before.
     pub answered: Option<(i64, u16)>,
+    /// When the caller was gone, where it was before it had an answer.
+    pub gone: Option<i64>,
 }
 
 /// An answer that takes so many milliseconds is still to come when a worker that waits for it hears a signal.
@@ -162,9 +164,21 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     let index = {
         let mut calls = shared.calls.lock().unwrap();
         let began = now();
-        calls.push(Heard { pipeline, caller, place, number, attempt, intact, began, pause, answered: None });
+        calls.push(Heard {
+            pipeline,
+            caller,
+            place,
+            number,
+            attempt,
+            intact,
+            began,
+            pause,
+            answered: None,
+            gone: None,
+        });
         calls.len() - 1
     };
+    let waits = Waits { shared: &shared, index };
     tokio::time::sleep(Duration::from_millis(pause)).await;
     shared.hold(pipeline, number.and_then(|number| records.key(number))).await;
     let status = match number {
@@ -173,7 +187,23 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         None => 200,
     };
     shared.calls.lock().unwrap()[index].answered = Some((now(), status));
+    drop(waits);
     StatusCode::from_u16(status).unwrap()
+}
+
+/// A caller that waits. The server drops this with the rest of the call when the caller hangs up.
+struct Waits<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.shared.calls.lock().unwrap();
+        if calls[self.index].answered.is_none() {
+            calls[self.index].gone = Some(now());
+        }
+    }
 }
 
 /// The place in `"topic:partition:offset:id"`, quotes included.

@@ -41,7 +41,8 @@ struct Stage<'a> {
     records: BTreeMap<Place, Record<'a>>,
     /// When calls of each partition began, in order.
     begins: BTreeMap<i32, Vec<i64>>,
-    /// The calls of each lane: when they began, in order, and when they and all before them were answered.
+    /// The calls of each lane: when they began, in order, and when they and all before them were answered
+    /// or given up.
     lanes: HashMap<Lane<'a>, Vec<Span>>,
 }
 
@@ -101,7 +102,8 @@ impl<'a> Stage<'a> {
         record.begun = calls.iter().map(|call| call.began).min();
         self.begins.entry(at.0).or_default().extend(calls.iter().map(|call| call.began));
         if let Some(lane) = record.lane {
-            let spans = calls.iter().map(|call| (call.began, call.answered.map_or(call.began, |(at, _)| at)));
+            let ended = |call: &Call| call.answered.map(|(at, _)| at).or(call.gone).unwrap_or(call.began);
+            let spans = calls.iter().map(|call| (call.began, ended(call)));
             self.lanes.entry(lane).or_default().extend(spans);
         }
         self.records.insert(at, record);

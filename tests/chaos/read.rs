@@ -77,6 +77,7 @@ impl Course {
             intact: heard.intact && numbers.get(&heard.place).copied() == heard.number,
             began: heard.began,
             answered: heard.answered,
+            gone: heard.gone,
         };
         let retry = |record: &Record| {
             let place = place(record);

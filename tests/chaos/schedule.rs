@@ -125,6 +125,11 @@ pub const LOPSIDED: [Kind; 5] = [
 /// How many of them come at a time.
 const LOPSIDED_AT_A_TIME: usize = 2;
 
+/// In runs of this length a key gets no answer for a minute or two at times, far longer than the processor's timeout.
+const LONG_RUN: Duration = Duration::from_secs(600);
+const LONG_SILENCE: RangeInclusive<u64> = 60_000..=120_000;
+const LONG_SILENCES: f64 = 0.4;
+
 /// The time between two of them, in milliseconds: what the first one did to others is seen by then.
 const LOPSIDED_PAUSE: RangeInclusive<u64> = 3_500..=4_500;
 
@@ -227,7 +232,9 @@ fn plan_lopsided(
             deck.shuffle(rng);
         }
         let (Some(kind), true) = (deck.pop(), at < period) else { return at };
-        let length = Duration::from_millis(rng.random_range(kind.length()));
+        let may_be_long = kind == Kind::KeyUnanswered && period >= LONG_RUN;
+        let length = if may_be_long && rng.random_bool(LONG_SILENCES) { LONG_SILENCE } else { kind.length() };
+        let length = Duration::from_millis(rng.random_range(length));
         planned.push(Planned { at, kind, victim: rng.random_range(0..1_000), length });
         at += length + Duration::from_millis(rng.random_range(LOPSIDED_PAUSE));
     }
@@ -270,6 +277,12 @@ mod tests {
             assert!(count(Kind::is_of_brokers) >= 1, "{planned:?}");
             assert_eq!(count(Kind::is_lopsided), LOPSIDED_AT_A_TIME, "{planned:?}");
         }
+    }
+
+    #[test]
+    fn in_half_an_hour_a_key_is_silent_for_longer_than_any_call_may_take() {
+        let planned = plan(1, Duration::from_secs(1_800), 5, 3, &LOPSIDED);
+        assert!(planned.iter().any(|fault| fault.length >= Duration::from_secs(60)), "{planned:?}");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Call {
     pub began: i64,
     /// When and with which status; `None` when the caller was gone before.
     pub answered: Option<(i64, u16)>,
+    /// When the caller was gone, where it was before it had an answer.
+    pub gone: Option<i64>,
 }
 
 /// A record in the retry topic.

@@ -22,3 +22,4 @@ mod refusals;
 mod silent_kafka;
 mod throttle;
 mod traces;
+mod upgrade;

@@ -26,7 +26,11 @@ impl Lazaret {
     }
 
     pub fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lazaret"))
+        Self::run(env!("CARGO_BIN_EXE_lazaret"), args, environment)
+    }
+
+    fn run(program: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program)
             .args(args)
             .env_remove("RUST_LOG")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -43,10 +47,22 @@ impl Lazaret {
 
     /// Starts a worker that runs a stage of a pipeline, which is given as YAML, on this Kafka.
     pub fn worker(kafka: &str, stage: &str, yaml: &str, listen: &str, environment: &[(&str, &str)]) -> Self {
+        Self::worker_of(env!("CARGO_BIN_EXE_lazaret"), kafka, stage, yaml, listen, environment)
+    }
+
+    /// The same of this program.
+    pub fn worker_of(
+        program: &str,
+        kafka: &str,
+        stage: &str,
+        yaml: &str,
+        listen: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let file = format!("{}/{}.yaml", env!("CARGO_TARGET_TMPDIR"), super::unique("worker"));
         std::fs::write(&file, yaml).unwrap();
         let args = ["worker", "--stage", stage, "--file", &file, "--bootstrap-servers", kafka, "--listen", listen];
-        Self::start_with(&args, environment)
+        Self::run(program, &args, environment)
     }
 
     pub fn pid(&self) -> u32 {

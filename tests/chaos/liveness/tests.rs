@@ -44,7 +44,7 @@ fn at(place: Place) -> i64 {
 
 fn call(place: Place, attempt: u32, began: i64, status: u16) -> Call {
     let answered = Some((began + 50, status));
-    Call { place, attempt, caller: "main-1/1".into(), intact: true, began, answered }
+    Call { place, attempt, caller: "main-1/1".into(), intact: true, began, answered, gone: None }
 }
 
 fn found_after(change: impl FnOnce(&mut Seen)) -> Vec<Fault> {
@@ -175,17 +175,21 @@ fn a_retry_that_begins_late_is_found_unless_its_lane_was_busy() {
     let never = |seen: &mut Seen| drop(seen.calls.pop());
     let found = [Fault::Late { place: RETRIED, attempt: 2, what: "call", due, millis: 60_000 - due }];
     assert_eq!(found_after(never), found);
-    let busy = |seen: &mut Seen| {
-        late(seen);
-        // Another record of the retry topic whose lane is the same.
-        let place = (1, 9);
-        let other = Retry { place, at: (0, 1), due: 10_000, written: 10_000, ..seen.retries[0] };
-        seen.retries.push(other);
-        seen.commits.clear();
-        seen.originals.get_mut(&place).unwrap().key = seen.originals[&RETRIED].key.clone();
-        seen.calls.push(Call { answered: Some((12_500, 200)), ..call(place, 2, 10_010, 200) });
+    let busy = |answered, gone| {
+        move |seen: &mut Seen| {
+            late(seen);
+            // Another record of the retry topic whose lane is the same.
+            let place = (1, 9);
+            let other = Retry { place, at: (0, 1), due: 10_000, written: 10_000, ..seen.retries[0] };
+            seen.retries.push(other);
+            seen.commits.clear();
+            seen.originals.get_mut(&place).unwrap().key = seen.originals[&RETRIED].key.clone();
+            seen.calls.push(Call { answered, gone, ..call(place, 2, 10_010, 200) });
+        }
     };
-    assert_eq!(found_after(busy), []);
+    assert_eq!(found_after(busy(Some((12_500, 200)), None)), []);
+    assert_eq!(found_after(busy(None, Some(12_500))), [], "until it was given up");
+    assert_ne!(found_after(busy(None, None)), []);
     let not_calm = |seen: &mut Seen| {
         late(seen);
         seen.calm = vec![(0, 13_000)];

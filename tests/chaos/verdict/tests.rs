@@ -29,7 +29,7 @@ fn faultless() -> Seen {
         for (attempt, &status) in (1..).zip(statuses) {
             let caller = if attempt == 1 { "main-1/1" } else { "retry-1/1" }.to_owned();
             let answered = Some((now + 5, status));
-            seen.calls.push(Call { place, attempt, caller, intact: true, began: now, answered });
+            seen.calls.push(Call { place, attempt, caller, intact: true, began: now, answered, gone: None });
             now += 5;
             if status == 503 && attempt < MAX_ATTEMPTS {
                 now += DELAYS[attempt as usize - 1];
@@ -258,7 +258,15 @@ fn a_lane_that_waits_for_retries_is_held_to_the_end_of_them() {
         let (place, caller, began) = ((0, 6), "main-2/1".to_owned(), ended + until);
         let original = Original { key: Some("b".into()), standing: Standing::Readable, written: began };
         seen.originals.insert(place, original);
-        seen.calls.push(Call { place, attempt: 1, caller, intact: true, began, answered: Some((began + 1, 200)) });
+        seen.calls.push(Call {
+            place,
+            attempt: 1,
+            caller,
+            intact: true,
+            began,
+            answered: Some((began + 1, 200)),
+            gone: None,
+        });
         verify(&seen)
     };
     assert_eq!(kept(0), []);
@@ -354,7 +362,7 @@ fn a_record_under_another_ones_name_or_from_an_aborted_transaction_is_found() {
 fn a_record_that_was_compacted_away_may_have_been_seen_or_not() {
     let seen_once = |seen: &mut Seen| {
         let (caller, answered) = ("main-3/1".to_owned(), Some((501, 200)));
-        seen.calls.push(Call { place: SUPERSEDED, attempt: 1, caller, intact: true, began: 500, answered });
+        seen.calls.push(Call { place: SUPERSEDED, attempt: 1, caller, intact: true, began: 500, answered, gone: None });
     };
     assert_eq!(faults_after(seen_once), []);
     let readable = |seen: &mut Seen| seen.originals.get_mut(&SUPERSEDED).unwrap().standing = Standing::Readable;
