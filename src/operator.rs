@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `reconcile` is that list as code, `controller` says what wakes it, `lease` who of several replicas may act. What becomes of
-//! the records of a pipeline that was reconciled, `lookout` says: it asks Kafka and the workers.
+//! the records of a pipeline that was reconciled, `lookout` says: it asks Kafka and the workers. What it
+//! has seen is a `view`, which the status and `metrics` show.
 
 pub(crate) mod apply;
 pub(crate) mod build;
@@ -29,6 +30,7 @@ pub(crate) mod release;
 pub(crate) mod status;
 pub(crate) mod strimzi;
 pub(crate) mod validate;
+pub(crate) mod view;
 mod watched;
 
 #[cfg(test)]

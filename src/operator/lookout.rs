@@ -12,20 +12,16 @@
 //! | [`stage`] | the same of one of its stages |
 //! | [`clients`] | with what Kafka is asked, and read |
 //! | [`workers`] | what its workers say |
-//! | [`view`] | what was seen, as plain data |
 //! | [`conditions`] | what a person should know of that; pure |
-//! | [`metrics`] | the same for Prometheus |
 //! | [`status`] | all of it as a status, and whether that is worth writing; pure |
 
 mod clients;
 pub(crate) mod conditions;
 mod kafka;
-pub(crate) mod metrics;
 mod pace;
 mod pipeline;
 mod stage;
 pub(crate) mod status;
-pub(crate) mod view;
 mod workers;
 
 #[cfg(test)]

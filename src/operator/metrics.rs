@@ -1,5 +1,7 @@
 //! What the operator counts, as Prometheus reads it.
 
+mod seen;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::ResourceExt;
@@ -13,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tower::util::MapRequestLayer;
 
 use super::dereference::Stored;
-use super::lookout::metrics::Seen;
+use seen::Seen;
 
 /// What the operator counts.
 #[derive(Default)]

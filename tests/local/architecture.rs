@@ -4,13 +4,13 @@ mod circles;
 mod names;
 mod source;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use proc_macro2::{TokenStream, TokenTree};
 
-use circles::{Import, circle};
+use circles::circle;
 use source::{ModulePath, Source, modules};
 
 const MAX_LINES: usize = 600;
@@ -84,14 +84,6 @@ const FORBIDDEN: [(&str, &[&str]); 7] = [
     ("dev", &["crate::cli", "crate::plugin", "crate::operator", "crate::api", "kube", "k8s_openapi"]),
 ];
 
-/// The imports that close a circle today, each with what will take it away. An import is between two entries of a folder.
-const KNOWN: [(&str, &str, &str); 1] = [(
-    "operator/metrics",
-    "operator/lookout",
-    "the metrics of the process hold those of the lookout by their type; the lookout should register its own, as Linkerd's \
-         components do",
-)];
-
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let files = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
@@ -139,30 +131,17 @@ fn wrong_ways(sources: &BTreeMap<ModulePath, Source>) -> Vec<String> {
     found
 }
 
-/// The circles that the `known` imports do not close, and those of the known ones that close none.
-fn circles_but(known: &[(&str, &str, &str)], sources: &BTreeMap<ModulePath, Source>) -> Vec<String> {
-    let mut found = vec![];
-    let mut unused: BTreeSet<Import> = known.iter().map(|(from, to, _)| (from.to_string(), to.to_string())).collect();
-    for mut imports in circles::imports(&names::names(sources)) {
-        let left_out: Vec<_> = unused.iter().filter_map(|import| imports.remove_entry(import)).collect();
-        if let Some(circle) = circle(&imports) {
-            let places = circle.windows(2).map(|step| {
-                let places = &imports[&(step[0].clone(), step[1].clone())];
-                format!("    {} → {}: {}", step[0], step[1], places.iter().cloned().collect::<Vec<_>>().join(", "))
-            });
-            found.push(format!("{}\n{}", circle.join(" → "), places.collect::<Vec<_>>().join("\n")));
-        }
-        for (import, places) in left_out {
-            imports.insert(import.clone(), places);
-            if circle(&imports).is_some() {
-                unused.remove(&import);
-            }
-            imports.remove(&import);
-        }
-    }
-    found
-        .extend(unused.into_iter().map(|(from, to)| format!("{from} → {to} closes no circle: take it out of `KNOWN`")));
-    found
+/// The circles that imports close, each with where.
+fn all_circles(sources: &BTreeMap<ModulePath, Source>) -> Vec<String> {
+    let found = circles::imports(&names::names(sources)).into_iter().filter_map(|imports| {
+        let circle = circle(&imports)?;
+        let places = circle.windows(2).map(|step| {
+            let places = &imports[&(step[0].clone(), step[1].clone())];
+            format!("    {} → {}: {}", step[0], step[1], places.iter().cloned().collect::<Vec<_>>().join(", "))
+        });
+        Some(format!("{}\n{}", circle.join(" → "), places.collect::<Vec<_>>().join("\n")))
+    });
+    found.collect()
 }
 
 /// Calls that end the process, with their lines.
@@ -262,17 +241,15 @@ fn a_file_of_tests_may_name_everything() {
 
 #[test]
 fn nothing_imports_in_a_circle() {
-    assert_none(&circles_but(&KNOWN, &modules(tree("src"))));
+    assert_none(&all_circles(&modules(tree("src"))));
 }
 
 #[test]
 fn the_check_for_circles_can_fail() {
-    let with = |known: &[(&str, &str, &str)], files: &[(&str, &str)]| {
-        let declared = [("lib.rs", ""), ("a.rs", "mod x; mod y; pub use y::Y; mod z;")];
-        circles_but(known, &made_up(&[&declared, files].concat()))
-    };
     let first = |files: &[(&str, &str)]| {
-        with(&[], files).first().map(|found| found.lines().next().unwrap_or_default().to_owned()).unwrap_or_default()
+        let declared = [("lib.rs", ""), ("a.rs", "mod x; mod y; pub use y::Y; mod z;")];
+        let found = all_circles(&made_up(&[&declared, files].concat()));
+        found.first().map(|found| found.lines().next().unwrap_or_default().to_owned()).unwrap_or_default()
     };
     let (to_y, to_z, to_x) =
         (("a/x.rs", "use super::y;"), ("a/y.rs", "use crate::a::{z::Z};"), ("a/z.rs", "fn f() { super::x::f() }"));
@@ -289,11 +266,6 @@ fn the_check_for_circles_can_fail() {
     // No file is in a circle here, but the folders are.
     let folders = [("b/x.rs", "use crate::c::y;"), ("c/y.rs", ""), ("c/z.rs", "use crate::b::w;"), ("b/w.rs", "")];
     assert_eq!(first(&folders), "b → c → b");
-
-    let known = ("a/z", "a/x", "a reason");
-    assert_none(&with(&[known], &[to_y, to_z, to_x]));
-    assert_eq!(with(&[known], &[to_y, to_z, ("a/z.rs", "")]).len(), 1);
-    assert_eq!(with(&[known], &[to_z, to_x, ("a/x.rs", "")]).len(), 1);
 }
 
 #[test]

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use k8s_openapi::jiff;
 
-use super::view::{StageView, View};
 use crate::api::v1alpha1::RebalancesStatus;
 use crate::domain::observe::dead_letters::{HOUR, Summary};
 use crate::domain::observe::group::RebalanceReason;
 use crate::domain::time::Timestamp;
+use crate::operator::view::{StageView, View};
 
 /// Whether the counts are of now.
 pub const COUNTS_CURRENT: &str = "CountsCurrent";

@@ -14,7 +14,6 @@ use tracing::{debug, warn};
 use super::clients::Kafka;
 use super::pace::Pace;
 use super::stage::StageLookout;
-use super::view::View;
 use super::workers::Workers;
 use super::{FIELD_MANAGER, conditions, status};
 use crate::api::v1alpha1::{ErrorHandlingPipeline, ErrorHandlingPipelineStatus, RebalancesStatus};
@@ -27,6 +26,7 @@ use crate::kafka::log_reader::Logs;
 use crate::operator::context::Context;
 use crate::operator::dereference::Sight;
 use crate::operator::events;
+use crate::operator::view::View;
 use crate::operator::watched::Watched;
 
 /// How long a pipeline in which nothing moves is left alone.

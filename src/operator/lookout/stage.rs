@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::clients::Kafka;
-use super::view::StageView;
 use super::workers::{WorkerPod, Workers};
 use crate::domain::commit::commit_metadata;
 use crate::domain::commit::offsets::Position;
@@ -21,6 +20,7 @@ use crate::domain::record::Record;
 use crate::domain::record::provenance::Stage;
 use crate::domain::time::Timestamp;
 use crate::kafka::log_reader::Logs;
+use crate::operator::view::StageView;
 
 /// Why a worker reads no more of a partition, when that is because it holds so much.
 const SATURATED: [&str; 2] = ["Records", "FinishedAhead"];

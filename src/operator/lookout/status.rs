@@ -6,7 +6,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff;
 
 use super::conditions::{self, COUNTS_CURRENT, Verdict};
-use super::view::{StageView, View};
 use crate::api::v1alpha1::{
     CauseStatus, DeadLettersStatus, ErrorHandlingPipelineStatus, GroupStatus, GroupsStatus, MemberStatus,
     RebalanceStatus, RebalancesStatus,
@@ -15,6 +14,7 @@ use crate::domain::observe::dead_letters::{HOUR, Summary};
 use crate::domain::observe::group::{MemberView, Rebalance};
 use crate::domain::time::Timestamp;
 use crate::operator::status::{condition, find};
+use crate::operator::view::{StageView, View};
 
 /// How many causes, members and rebalances are listed.
 const CAUSES: usize = 20;

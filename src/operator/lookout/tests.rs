@@ -7,7 +7,6 @@ use k8s_openapi::jiff;
 
 use super::conditions::{self, STUCK_AFTER, Verdict, verdicts};
 use super::status::{add_rebalance, is_noticeable, new_error_types, own, stale, status};
-use super::view::{StageView, View};
 use crate::api::v1alpha1::{ErrorHandlingPipelineStatus, RebalancesStatus};
 use crate::domain::commit::offsets::Position;
 use crate::domain::observe::dead_letters::{CauseSummary, HOUR, Summary};
@@ -15,6 +14,7 @@ use crate::domain::observe::group::{GroupView, MemberView, Rebalance, RebalanceR
 use crate::domain::observe::lag::{HeldView, PartitionView};
 use crate::domain::record::dead_letter::Cause;
 use crate::domain::time::Timestamp;
+use crate::operator::view::{StageView, View};
 
 /// 2030-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp(1_893_456_000_000);

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::view::View;
+use crate::operator::view::View;
 use crate::operator::watched::Watched;
 
 /// Error types that are counted under their own name; the rarer ones beyond are counted as `other`. They come from users'
