@@ -60,6 +60,8 @@ pub struct Kafka {
     alive: Vec<bool>,
     assignments: u64,
     processed: BTreeSet<(usize, i64)>,
+    /// When a record was settled under its present owner.
+    settled: BTreeMap<(usize, i64), Millis>,
     /// When a record failed whose topic is fine, and which was not written yet.
     failed: BTreeMap<(usize, i64), Millis>,
     /// When the last trouble began that holds up everybody of a partition, or the last trouble of a topic.
@@ -104,10 +106,14 @@ impl Kafka {
                     Source {
                         offset,
                         key: rng.random_range(0..20),
-                        bytes: rng.random_range(100..2_000),
+                        bytes: rng.random_range(life.bytes / 20..life.bytes),
                         goes_to: fails.then(|| rng.random_range(0..life.topics)),
                         is_bad: fails && rng.random_bool(0.05),
-                        due: if waits { burst.unwrap_or_else(|| written + rng.random_range(0..20_000)) } else { 0 },
+                        due: if waits {
+                            burst.unwrap_or_else(|| written + rng.random_range(0..life.spread))
+                        } else {
+                            0
+                        },
                         takes: if per_mille(rng, 5) {
                             rng.random_range(1_000..15_000)
                         } else {
@@ -142,6 +148,7 @@ impl Kafka {
             alive: vec![true; life.workers],
             assignments: 0,
             processed: BTreeSet::new(),
+            settled: BTreeMap::new(),
             failed: BTreeMap::new(),
             disturbed: vec![0; life.partitions],
             troubled: 0,
@@ -169,6 +176,7 @@ impl Kafka {
         let (offset, metadata) = &self.committed[partition];
         let finished = commit_metadata::decode(*offset, metadata).expect("it was written by this");
         self.failed.retain(|(p, _), _| *p != partition);
+        self.settled.retain(|(p, _), _| *p != partition);
         (id, Offsets::resume(*offset, finished), *offset)
     }
 
@@ -217,7 +225,10 @@ impl Kafka {
     pub fn note_processed(&mut self, partition: usize, offset: i64, now: Millis) {
         let goes_to = self.source(partition, offset).goes_to;
         match goes_to {
-            None => drop(self.processed.insert((partition, offset))),
+            None => {
+                self.processed.insert((partition, offset));
+                self.settled.entry((partition, offset)).or_insert(now);
+            }
             Some(_) => drop(self.failed.entry((partition, offset)).or_insert(now)),
         }
     }
@@ -267,18 +278,19 @@ impl Kafka {
         }
     }
 
-    pub fn write(&mut self, partition: usize, offset: i64) -> Result<(), String> {
+    pub fn write(&mut self, partition: usize, offset: i64, now: Millis) -> Result<(), String> {
         let topic = self.source(partition, offset).goes_to.expect("it fails");
         let times = self.topics[topic].written.entry((partition, offset)).or_default();
         *times += 1;
         self.failed.remove(&(partition, offset));
+        self.settled.entry((partition, offset)).or_insert(now);
         if self.exactly_once && *times > 1 {
             return Err(format!("twice: {partition}:{offset} is routed {times} times"));
         }
         Ok(())
     }
 
-    /// What goes to a topic that is fine is there soon, whatever another topic does.
+    /// What goes to a topic that is fine is there soon, whatever another topic does, and what is settled is committed.
     pub fn check_others(&mut self, now: Millis) -> Result<(), String> {
         if now < self.checked + CHECK {
             return Ok(());
@@ -291,6 +303,16 @@ impl Kafka {
             let calm = self.disturbed[partition].max(self.troubled) + CALM;
             if is_fine && now > failed.max(calm) + LATE {
                 return Err(format!("late: {partition}:{offset} failed at {failed} and is not written at {now}"));
+            }
+        }
+        for (partition, (committed, _)) in self.committed.iter().enumerate() {
+            let log = &self.logs[partition];
+            let next = log.get(log.partition_point(|source| source.offset < *committed));
+            let settled = next.and_then(|next| Some((next.offset, *self.settled.get(&(partition, next.offset))?)));
+            let Some((offset, settled)) = settled else { continue };
+            let calm = self.disturbed[partition].max(self.troubled) + CALM;
+            if now > settled.max(calm) + LATE {
+                return Err(format!("uncommitted: {partition}:{offset} was settled at {settled}, and it is {now}"));
             }
         }
         Ok(())

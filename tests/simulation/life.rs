@@ -26,6 +26,10 @@ pub struct Life {
     pub failing: u32,
     /// Of a thousand records, how many wait until they are due.
     pub waiting: u32,
+    /// The largest record, in bytes.
+    pub bytes: usize,
+    /// Over how many milliseconds after they are written records become due.
+    pub spread: Millis,
     /// Topics that failed records go to.
     pub topics: usize,
     /// How often a topic is in trouble, and how often a worker.
@@ -87,6 +91,9 @@ pub enum Event {
 /// After this all troubles are over.
 pub const TROUBLED: Millis = 60_000;
 
+/// How many lives have a retry partition with as much in it as it may hold.
+const BURSTS: f64 = 0.004;
+
 /// And after this everything has to be settled.
 const END: Millis = 260_000;
 
@@ -115,7 +122,7 @@ impl Life {
     pub fn drawn(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let is_long = rng.random_bool(0.1);
-        Self {
+        let life = Self {
             seed,
             exactly_once: rng.random_bool(0.8),
             workers: rng.random_range(1..=3),
@@ -123,11 +130,19 @@ impl Life {
             records: if is_long { rng.random_range(500..3_000) } else { rng.random_range(10..250) },
             failing: *[10, 200, 500, 900].get(rng.random_range(0..4)).expect("there are four"),
             waiting: *[0, 0, 500, 1_000].get(rng.random_range(0..4)).expect("there are four"),
+            bytes: *[2_000, 20_000, 2_000_000].get(rng.random_range(0..3)).expect("there are three"),
+            spread: 20_000,
             topics: rng.random_range(1..=4),
             troubles: rng.random_range(0..=4),
             crashes: rng.random_range(0..=3),
             hand_overs: rng.random_range(0..=4),
+        };
+        if !rng.random_bool(BURSTS) {
+            return life;
         }
+        // Most of what waits is in one partition, and much of it fails again.
+        let (records, failing) = (rng.random_range(6_000..16_000), rng.random_range(300..500));
+        Self { partitions: 1, records, failing, waiting: 1_000, bytes: 20_000, spread: 60_000, ..life }
     }
 
     /// Lives with a little less in them.
@@ -147,6 +162,7 @@ impl Life {
             less(&|life| life.crashes = life.crashes.saturating_sub(1)),
             less(&|life| life.hand_overs = life.hand_overs.saturating_sub(1)),
             less(&|life| life.waiting = 0),
+            less(&|life| life.bytes = 2_000),
         ];
         all.into_iter().filter(|less| less != self && less.records > 0).collect()
     }

@@ -11,7 +11,7 @@ use lazaret::domain::commit::settlement::{
 };
 use lazaret::domain::flow::delay_queue::{DelayQueue, Due};
 use lazaret::domain::flow::lane::{Lanes, Ordering};
-use lazaret::domain::flow::load::Charge;
+use lazaret::domain::flow::load::{Charge, DUE_BYTES, Intake, Pause, STAGE_BYTES};
 use lazaret::domain::pipeline::Delivery;
 use lazaret::domain::time::Timestamp;
 use rand::Rng;
@@ -20,11 +20,14 @@ use rand::rngs::StdRng;
 use super::kafka::Kafka;
 use super::life::{Event, Life, Millis, Queue};
 
-/// The memory of a partition: for what is in its lanes, and for what waits.
-const ROOM: usize = 20_000;
-const WAITING: usize = 20_000;
-/// No record of a life takes more.
-const LARGEST: usize = 2_000;
+/// The memory of all that waits in a worker.
+const WAITING: usize = 64 << 20;
+
+/// What is read at once, before it is looked at what all hold.
+const BATCH: usize = 1 << 20;
+
+/// What is finished ahead has room beside the commit where it is no more than this, whatever it looks like.
+const FINISHED_AHEAD: usize = 8_000;
 
 const IN_FLIGHT: usize = 8;
 const DRAIN: Millis = 25_000;
@@ -37,6 +40,7 @@ const DELIVERY_TIMEOUT: Millis = 5_000;
 pub struct Letter {
     partition: usize,
     offset: i64,
+    bytes: usize,
     topic: Arc<str>,
     _charge: Option<Charge>,
 }
@@ -51,7 +55,7 @@ impl Outbound for Letter {
     }
 
     fn bytes(&self) -> usize {
-        LARGEST
+        self.bytes
     }
 }
 
@@ -64,6 +68,7 @@ struct Partition {
     lanes: Lanes<i64>,
     charges: BTreeMap<i64, Charge>,
     calls: usize,
+    is_paused: bool,
     /// Since when it is to be given up, and whether the settlement knows.
     stopping: Option<(Millis, bool)>,
 }
@@ -90,6 +95,8 @@ pub struct Worker {
     open: Vec<(usize, i64)>,
     asked: BTreeMap<u64, (usize, AssignmentId, Vec<i64>)>,
     wake: Option<Millis>,
+    /// The largest record of this life.
+    largest: usize,
 }
 
 fn at(now: Millis) -> Instant {
@@ -115,6 +122,7 @@ impl Worker {
             open: vec![],
             asked: BTreeMap::new(),
             wake: None,
+            largest: life.bytes,
         };
         worker.settlement.begin_rounds();
         worker.settlement.begin_deliveries();
@@ -127,7 +135,8 @@ impl Worker {
         self.settlement.assign(id, partition as i32, state.clone());
         let next = kafka.logs[partition].partition_point(|source| source.offset < from);
         let (delayed, lanes, charges) = (DelayQueue::default(), Lanes::default(), BTreeMap::new());
-        let part = Partition { id, state, next, delayed, lanes, charges, calls: 0, stopping: None };
+        let (calls, is_paused, stopping) = (0, false, None);
+        let part = Partition { id, state, next, delayed, lanes, charges, calls, is_paused, stopping };
         self.partitions.insert(partition, part);
         queue.push(queue.now, Event::Wake(self.index, self.life));
     }
@@ -156,7 +165,7 @@ impl Worker {
                     let is_taken =
                         letters.iter().all(|letter| kafka.refusal(letter.partition, letter.offset).is_none());
                     if is_taken && kafka.accepts(self.index, &commits) {
-                        letters.iter().for_each(|letter| drop(kafka.write(letter.partition, letter.offset)));
+                        letters.iter().for_each(|letter| drop(kafka.write(letter.partition, letter.offset, queue.now)));
                         let _ = kafka.commit(&commits);
                     }
                 }
@@ -222,7 +231,7 @@ impl Worker {
             None => self.settlement.settle(part.id, vec![offset], vec![]),
             Some(topic) => {
                 let topic = kafka.topics[topic].name.clone();
-                let letter = Letter { partition, offset, topic, _charge: charge };
+                let letter = Letter { partition, offset, bytes: source.bytes, topic, _charge: charge };
                 self.settlement.settle(part.id, vec![], vec![letter]);
             }
         }
@@ -231,20 +240,58 @@ impl Worker {
 
     fn take_back(&mut self, nth: u64, kafka: &Kafka, rng: &mut StdRng) {
         let Some((partition, id, offsets)) = self.asked.remove(&nth) else { return };
+        let waiting = self.waiting();
         let part = self.partitions.get_mut(&partition).filter(|part| part.id == id && part.stopping.is_none());
         let Some(part) = part else { return };
         let come = if rng.random_bool(0.1) { offsets.len() / 2 } else { offsets.len() };
         for offset in &offsets[..come] {
             let source = kafka.source(partition, *offset);
             // What is read again says another due time: it must not move.
-            part.delayed.wait(Timestamp(source.due as i64 + 500_000), *offset, source.bytes, *offset, WAITING);
+            part.delayed.wait(Timestamp(source.due as i64 + 500_000), *offset, source.bytes, *offset, waiting);
         }
         part.delayed.give_up_asking();
+    }
+
+    /// The memory that what waits of a partition may take.
+    fn waiting(&self) -> usize {
+        WAITING / self.partitions.len().max(1)
+    }
+
+    /// Pauses partitions that hold too much, and resumes them when they have room, as the source does.
+    fn balance(&mut self) -> Result<(), String> {
+        let intake = Intake::of(self.partitions.values().map(|part| &*part.state.load));
+        for (partition, part) in &mut self.partitions {
+            let load = &part.state.load;
+            if part.is_paused {
+                part.is_paused = !intake.has_room(load);
+                continue;
+            }
+            let why = intake.is_over(load);
+            part.is_paused = why.is_some();
+            let ahead = part.state.offsets().window();
+            if why == Some(Pause::FinishedAhead) && ahead <= FINISHED_AHEAD {
+                return Err(format!("paused: {partition} has {ahead} records from the first that is not finished"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_memory(&self) -> Result<(), String> {
+        let sum = |of: &dyn Fn(&Partition) -> usize| self.partitions.values().map(of).sum::<usize>();
+        let (charged, waiting) = (sum(&|part| part.state.load.charged()), sum(&|part| part.delayed.sizes().2));
+        let over = self.partitions.len() * self.largest;
+        if charged > STAGE_BYTES + DUE_BYTES + 2 * over || waiting > WAITING + over {
+            return Err(format!("memory: {charged} bytes in lanes, {waiting} bytes wait"));
+        }
+        Ok(())
     }
 
     fn turn(&mut self, kafka: &mut Kafka, queue: &mut Queue, rng: &mut StdRng) -> Result<(), String> {
         let now = queue.now;
         let mut wake = vec![];
+        self.balance()?;
+        let intake = Intake::of(self.partitions.values().map(|part| &*part.state.load));
+        let (waiting, room) = (self.waiting(), DUE_BYTES / self.partitions.len().max(1));
         if self.partitions.values().any(|part| part.stopping.is_some()) {
             kafka.disturb(self.index, now);
         }
@@ -257,14 +304,14 @@ impl Worker {
                 wake.push(*since + DRAIN);
                 continue;
             }
-            wake.extend(part.read(&kafka.logs[partition], now));
-            let again = part.delayed.ask(Timestamp(now as i64), WAITING);
+            wake.extend(part.read(&kafka.logs[partition], now, (intake.share(), waiting)));
+            let again = part.delayed.ask(Timestamp(now as i64), waiting);
             if !again.is_empty() {
                 self.begun += 1;
                 self.asked.insert(self.begun, (partition, part.id, again));
                 queue.push(now + rng.random_range(1..200), Event::Again(self.index, self.life, self.begun));
             }
-            part.admit_due(&kafka.logs[partition], now);
+            part.admit_due(&kafka.logs[partition], now, room);
             while part.calls < IN_FLIGHT
                 && let Some((_, offset)) = part.lanes.take_ready()
             {
@@ -275,8 +322,8 @@ impl Worker {
             }
             wake.extend(part.delayed.next().map(|due| due.0.max(0) as Millis));
             wake.extend(part.delayed.is_stuck().then_some(now + 50));
-            part.check_memory()?;
         }
+        self.check_memory()?;
         while let Some(step) = self.settlement.next(at(now)) {
             self.start_step(step, kafka, queue, rng);
         }
@@ -336,7 +383,7 @@ impl Worker {
                     let undone = |record| Unwritten { record, refusal: None };
                     sent = sent.into_iter().map(|sent| Err(sent.map_or_else(|it| it, undone))).collect();
                 }
-                write(&sent, kafka)?;
+                write(&sent, kafka, now)?;
                 if exactly_once && sent.iter().all(Result::is_ok) {
                     kafka.commit(&commits)?;
                 }
@@ -345,7 +392,7 @@ impl Worker {
             Doing::Deliver(letters, choice) => {
                 let sent = send(letters, kafka, choice == Choice::Again);
                 if !exactly_once {
-                    write(&sent, kafka)?;
+                    write(&sent, kafka, now)?;
                 } else if sent.iter().all(Result::is_ok) {
                     self.open = sent.iter().flatten().map(|letter| (letter.partition, letter.offset)).collect();
                 }
@@ -355,7 +402,7 @@ impl Worker {
                 let open = std::mem::take(&mut self.open);
                 let is_committed = is_well && kafka.accepts(self.index, &commits);
                 if is_committed {
-                    open.into_iter().try_for_each(|(partition, offset)| kafka.write(partition, offset))?;
+                    open.into_iter().try_for_each(|(partition, offset)| kafka.write(partition, offset, now))?;
                     kafka.commit(&commits)?;
                 }
                 self.settlement.end_delivered(is_committed, at(now));
@@ -366,13 +413,18 @@ impl Worker {
 }
 
 impl Partition {
-    /// Reads what is there, up to what it may hold. Returns when there is more.
-    fn read(&mut self, log: &[super::kafka::Source], now: Millis) -> Option<Millis> {
+    /// Reads what is there, up to the share that it may hold. Returns when there is more.
+    fn read(&mut self, log: &[super::kafka::Source], now: Millis, (share, waiting): (usize, usize)) -> Option<Millis> {
+        let mut batch = 0;
         while let Some(source) = log.get(self.next) {
             if source.written > now {
                 return Some(source.written);
             }
-            if self.state.load.is_over(4 * ROOM).is_some() {
+            if batch >= BATCH {
+                return Some(now);
+            }
+            batch += source.bytes;
+            if self.is_paused || self.state.load.is_over(share).is_some() {
                 return Some(now + 50);
             }
             self.next += 1;
@@ -381,7 +433,7 @@ impl Partition {
             }
             if source.due > 0 {
                 let due = Timestamp(source.due as i64);
-                self.delayed.wait(due, source.offset, source.bytes, source.offset, WAITING);
+                self.delayed.wait(due, source.offset, source.bytes, source.offset, waiting);
             } else {
                 self.charges.insert(source.offset, self.state.load.charge(source.bytes));
                 self.lanes.admit(lane(source.key), source.offset);
@@ -392,21 +444,13 @@ impl Partition {
         None
     }
 
-    fn admit_due(&mut self, log: &[super::kafka::Source], now: Millis) {
-        while let Some(due) = self.delayed.take_due(Timestamp(now as i64), self.state.load.charged() < ROOM) {
+    fn admit_due(&mut self, log: &[super::kafka::Source], now: Millis, room: usize) {
+        while let Some(due) = self.delayed.take_due(Timestamp(now as i64), self.state.load.charged() < room) {
             let Due::New(offset) = due else { unreachable!("none waits in its lane") };
             let source = &log[log.partition_point(|source| source.offset < offset)];
             self.charges.insert(offset, self.state.load.charge(source.bytes));
             self.lanes.admit(lane(source.key), offset);
         }
-    }
-
-    fn check_memory(&self) -> Result<(), String> {
-        let (charged, waiting) = (self.state.load.charged(), self.delayed.sizes().2);
-        if charged > 4 * ROOM + LARGEST || waiting > WAITING + LARGEST {
-            return Err(format!("memory: {charged} bytes in lanes, {waiting} bytes wait"));
-        }
-        Ok(())
     }
 }
 
@@ -428,6 +472,6 @@ fn send(letters: Vec<Letter>, kafka: &mut Kafka, one_by_one: bool) -> Vec<Writte
     letters.into_iter().map(one).collect()
 }
 
-fn write(sent: &[Written<Letter>], kafka: &mut Kafka) -> Result<(), String> {
-    sent.iter().flatten().try_for_each(|letter| kafka.write(letter.partition, letter.offset))
+fn write(sent: &[Written<Letter>], kafka: &mut Kafka, now: Millis) -> Result<(), String> {
+    sent.iter().flatten().try_for_each(|letter| kafka.write(letter.partition, letter.offset, now))
 }

@@ -46,6 +46,11 @@ impl<T> Pending<T> {
         self.forget(offset);
         self.held.push(due, Held { place: Place { offset, bytes }, item });
         self.held_bytes += bytes;
+        self.let_go(limit);
+    }
+
+    /// Lets go of what is due last until no more than `limit` bytes are held.
+    fn let_go(&mut self, limit: usize) {
         while self.held_bytes > limit && self.held.len() > 1 {
             let Some((due, last)) = self.held.pop_last() else { break };
             self.held_bytes -= last.place.bytes;
@@ -62,8 +67,10 @@ impl<T> Pending<T> {
 
     /// The records to ask for now, in ascending order of their offsets. That is the next ones due as soon as half of the
     /// `limit` bytes is free, so that many are read at once; and shortly before they are due those that take the place of
-    /// others which are due later. None while others that were asked for have not come.
+    /// others which are due later. None while others that were asked for have not come. Where the limit has become less, some are
+    /// let go of first.
     pub fn ask(&mut self, now: Timestamp, limit: usize) -> Vec<i64> {
+        self.let_go(limit);
         let room = limit.saturating_sub(self.held_bytes);
         let latest = match self.held.last_due() {
             _ if !self.asked.is_empty() => return vec![],
@@ -154,6 +161,14 @@ impl<T> Default for Pending<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_waits_takes_no_more_memory_than_it_may_when_that_becomes_less() {
+        let mut pending = Pending::default();
+        (0..10).for_each(|offset| pending.push(Timestamp(60_000 + offset), offset, 10, offset, 100));
+        assert_eq!(pending.ask(Timestamp(0), 40), [0i64; 0]);
+        assert_eq!((pending.len(), pending.held_bytes()), (10, 40));
+    }
 
     #[test]
     fn what_is_due_last_is_let_go_of_and_asked_for_when_there_is_room() {

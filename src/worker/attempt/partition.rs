@@ -66,6 +66,9 @@ const AT_ONCE: usize = 1_000;
 /// How long to wait until it is seen whether there is room for records that are due.
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long to wait until it is seen whether records that wait may still take as much memory.
+const SHARE_PAUSE: Duration = Duration::from_secs(1);
+
 /// An attempt that ended, or was given up before it started when there is no outcome.
 struct Ended {
     work: Work,
@@ -135,7 +138,9 @@ impl Partition {
     fn next_wake(&self) -> Option<Timestamp> {
         // Room comes where records are settled, which nobody says here.
         let room = self.delayed.is_stuck().then(|| clock::now().after(ROOM_PAUSE));
-        self.delayed.next().into_iter().chain(room).min()
+        // So does the end of what this partition may hold, when the worker is given others.
+        let share = (!self.delayed.is_empty()).then(|| clock::now().after(SHARE_PAUSE));
+        self.delayed.next().into_iter().chain(room).chain(share).min()
     }
 
     /// Takes in what was read, but for what is known already.
