@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench endurance chaos simulate upgrade-test chaos-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
+.PHONY: help demo test bench endurance chaos simulate upgrade-test chaos-proof simulate-proof scale-test bed bed-up bed-install bed-down lint crds chart-docs clean
 
 # As scripts/cache.sh has it: a fresh clone compiles only itself.
 export CARGO_BUILD_BUILD_DIR ?= $(or $(LAZARET_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lazaret)/cargo
@@ -40,7 +40,10 @@ upgrade-test: ## run workers of an older revision and of this one beside each ot
 	@scripts/upgrade-test.sh
 
 chaos-proof: ## break the engine on purpose, promise by promise, and see that chaos notices
-	@scripts/chaos-proof.sh
+	@scripts/proof.sh chaos
+
+simulate-proof: ## the same for the simulation
+	@scripts/proof.sh simulation
 
 scale-test: export LAZARET_PIPELINES ?= 200
 scale-test: export LAZARET_IDLE_SECONDS ?= 300
