@@ -133,8 +133,9 @@ impl Connection {
             .set("enable.partition.eof", "true")
             // What librdkafka fetches ahead is not under the engine's own cap on buffered bytes: keep it small.
             .set("queued.max.messages.kbytes", "16384")
-            // It counts what is in the records, and each takes half a KiB more.
+            // It counts what is in the records, and each takes half a KiB more. An answer is taken whole, compressed as it is.
             .set("queued.min.messages", "20000")
+            .set("fetch.max.bytes", "2097152")
             // With so small a queue it is full often; the default would then fetch nothing for a second.
             .set("fetch.queue.backoff.ms", "10")
             .set("fetch.message.max.bytes", "1048576")

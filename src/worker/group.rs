@@ -26,7 +26,7 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -44,7 +44,7 @@ use crate::domain::commit::partition_state::PartitionState;
 use crate::domain::commit::settlement::{AssignmentId, COMMIT_GRACE};
 use crate::domain::observe::rebalance::{Moved, Rebalances};
 use crate::domain::record::topic_id::TopicId;
-use crate::kafka::admin::topic_id;
+use crate::kafka::admin::topic_ids;
 use crate::kafka::connection::LogContext;
 use crate::worker::attempt::partition::Partition;
 use crate::worker::group::reader::Reader;
@@ -86,16 +86,16 @@ pub(super) struct Unknown {
     id: AssignmentId,
     member_id: String,
     is_asked_for: bool,
-    /// Where its log is another one than before: where it is read from instead, and what is finished above.
-    restart: Option<(i64, Vec<Range<i64>>)>,
+    /// Where its log is another one than before, and what is committed says nothing: where it is read from instead.
+    pub restart: Option<Start>,
 }
 
 /// Where a partition is to be read from.
-pub(super) struct Start {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
     offset: i64,
-    /// What stands beside the commit.
-    metadata: String,
-    topic_id: Option<TopicId>,
+    /// What is finished above it.
+    finished: Vec<Range<i64>>,
 }
 
 /// A partition that this worker reads.
@@ -166,15 +166,9 @@ impl Group {
         self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts to read a partition from this offset, where so much above it is finished.
-    fn begin(
-        &self,
-        partition: i32,
-        topic_id: Option<TopicId>,
-        member_id: String,
-        next: i64,
-        finished: Vec<Range<i64>>,
-    ) {
+    /// Starts to read a partition of the topic that has this id.
+    fn begin(&self, partition: i32, topic_id: Option<TopicId>, member_id: String, start: Start) {
+        let Start { offset: next, finished } = start;
         let id = self.next_id();
         let (inbox, receiver) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
@@ -243,7 +237,8 @@ impl Group {
             return;
         }
         let partitions = partitions(list);
-        let starts = learn(consumer, &partitions, LEARN_TIMEOUT);
+        let mut starts = learn_starts(consumer, &partitions, LEARN_TIMEOUT);
+        let topic_ids = learn_topic_ids(consumer, &starts.keys().copied().collect::<Vec<_>>(), LEARN_TIMEOUT);
         let member_id = member_id(consumer);
         for mut element in list.elements() {
             let partition = element.partition();
@@ -253,9 +248,9 @@ impl Group {
                 return self.context.failed.cancel();
             }
             self.given().insert(partition);
-            match starts.get(&partition) {
-                Some(start) => self.begin_from(partition, start, member_id.clone()),
-                None => {
+            match (topic_ids.get(&partition), starts.remove(&partition)) {
+                (Some(topic_id), Some(start)) => self.begin(partition, *topic_id, member_id.clone(), start),
+                _ => {
                     warn!(partition, "Kafka does not say yet where to read from: it waits, the others go on");
                     let (id, member_id) = (self.next_id(), member_id.clone());
                     let unknown = Unknown { id, member_id, is_asked_for: false, restart: None };
@@ -263,17 +258,6 @@ impl Group {
                 }
             }
         }
-    }
-
-    /// Starts to read a partition from what is committed for it.
-    fn begin_from(&self, partition: i32, start: &Start, member_id: String) {
-        let Start { offset, metadata, topic_id } = start;
-        let finished = commit_metadata::decode(*offset, metadata).unwrap_or_else(|error| {
-            let topic = self.topic();
-            warn!(topic, partition, offset, %error, "ignoring commit metadata: records above it are processed again");
-            vec![]
-        });
-        self.begin(partition, *topic_id, member_id, *offset, finished);
     }
 
     fn next_id(&self) -> AssignmentId {
@@ -298,16 +282,12 @@ impl Group {
     }
 
     /// Starts to read a partition of which it was not known where, if it is still this worker's.
-    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, start: Start) {
+    pub fn begin_unknown(&self, partition: i32, asked: &Unknown, topic_id: Option<TopicId>, start: Start) {
         // Under this lock the partition cannot be given up.
         let mut unknown = self.unknown();
-        let Some(now) = unknown.remove(&partition) else { return };
-        match now {
-            Unknown { id, .. } if id != asked.id => drop(unknown.insert(partition, now)),
-            Unknown { restart: Some((offset, finished)), member_id, .. } => {
-                self.begin(partition, start.topic_id, member_id, offset, finished);
-            }
-            Unknown { member_id, .. } => self.begin_from(partition, &start, member_id),
+        if unknown.get(&partition).is_some_and(|now| now.id == asked.id) {
+            unknown.remove(&partition);
+            self.begin(partition, topic_id, asked.member_id.clone(), start);
         }
     }
 
@@ -322,12 +302,14 @@ impl Group {
         }
         for old in self.take(&mut all, &[partition]) {
             let ahead = old.state.offsets().ahead(&[]).filter(|ahead| ahead.committed <= first);
-            let restart = ahead.map_or((first, vec![]), |ahead| {
+            let restart = ahead.map_or(Start { offset: first, finished: vec![] }, |ahead| {
                 let below = commit_metadata::remembered(&ahead).into_iter();
                 let below = below.map(|range| range.start..range.end.min(first));
-                (ahead.committed, below.filter(|range| range.start < range.end).collect())
+                let finished = below.filter(|range| range.start < range.end).collect();
+                Start { offset: ahead.committed, finished }
             });
             self.drop_held(&old);
+            self.context.metrics.set_assigned(partition, None);
             let (id, member_id) = (self.next_id(), old.member_id);
             unknown.insert(partition, Unknown { id, member_id, is_asked_for: false, restart: Some(restart) });
         }
@@ -355,7 +337,9 @@ impl Group {
     /// calls for each rebalance, even if nothing moves. Others may have had the partitions in between.
     fn holds_under_another_name(&self, consumer: &BaseConsumer<Self>) -> bool {
         let member_id = member_id(consumer);
-        self.assigned().values().any(|assigned| assigned.member_id != member_id)
+        let is_another = |name: &String| *name != member_id;
+        self.assigned().values().any(|assigned| is_another(&assigned.member_id))
+            || self.unknown().values().any(|unknown| is_another(&unknown.member_id))
     }
 
     fn drop_held(&self, lost: &Assigned) {
@@ -473,32 +457,30 @@ impl ConsumerContext for Group {
     }
 }
 
-/// Where each of the partitions is to be read from, as far as Kafka says it in time. Where nothing is committed, the log is read
-/// from where it starts; that is then committed, so that it can be told from the first minute how far behind the group is. It
-/// blocks.
-pub(super) fn learn(consumer: &BaseConsumer<Group>, partitions: &[i32], timeout: Duration) -> BTreeMap<i32, Start> {
-    let starts = starts(consumer, partitions, timeout).and_then(|starts| {
-        // The key that a processor is given must not change with the next attempt: nothing is read before the id is known.
-        let topic_id = topic_id(consumer.client(), consumer.context().topic(), timeout)?;
-        Ok(starts
-            .into_iter()
-            .map(move |(partition, (offset, metadata))| (partition, Start { offset, metadata, topic_id })))
-    });
-    match starts {
-        Ok(starts) => starts.collect(),
-        Err(error) => {
-            debug!(?partitions, %error, "Kafka does not say where partitions are to be read from");
-            BTreeMap::new()
-        }
-    }
-}
-
-fn starts(
+/// Which topic each of the partitions is of, as far as Kafka says it in time. Nothing is read before that: the key that a processor
+/// is given must not change with the next attempt. It blocks.
+pub fn learn_topic_ids(
     consumer: &BaseConsumer<Group>,
     partitions: &[i32],
     timeout: Duration,
-) -> KafkaResult<BTreeMap<i32, (i64, String)>> {
-    let mut starts = committed(consumer, partitions, timeout)?;
+) -> BTreeMap<i32, Option<TopicId>> {
+    if partitions.is_empty() {
+        return BTreeMap::new();
+    }
+    topic_ids(consumer.client(), consumer.context().topic(), partitions, timeout).unwrap_or_else(|error| {
+        debug!(?partitions, %error, "Kafka does not say which topic it is");
+        BTreeMap::new()
+    })
+}
+
+/// Where each of the partitions is to be read from, as far as Kafka says it in time. Where nothing is committed, the log is read
+/// from where it starts; that is then committed, so that it can be told from the first minute how far behind the group is. It
+/// blocks.
+pub fn learn_starts(consumer: &BaseConsumer<Group>, partitions: &[i32], timeout: Duration) -> BTreeMap<i32, Start> {
+    let mut starts = committed(consumer, partitions, timeout).unwrap_or_else(|error| {
+        debug!(?partitions, %error, "the coordinator does not say what is committed");
+        BTreeMap::new()
+    });
     let fresh: Vec<i32> = starts.iter().filter(|(_, start)| start.is_none()).map(|(partition, _)| *partition).collect();
     if !fresh.is_empty() {
         let begins = log_starts(consumer, &fresh, timeout).unwrap_or_else(|error| {
@@ -507,7 +489,16 @@ fn starts(
         });
         starts.extend(begins.into_iter().map(|(partition, start)| (partition, Some((start, String::new())))));
     }
-    Ok(starts.into_iter().filter_map(|(partition, start)| Some((partition, start?))).collect())
+    let start = |(partition, start): (i32, Option<(i64, String)>)| {
+        let (offset, metadata) = start?;
+        let finished = commit_metadata::decode(offset, &metadata).unwrap_or_else(|error| {
+            let topic = consumer.context().topic();
+            warn!(topic, partition, offset, %error, "ignoring commit metadata: records above it are processed again");
+            vec![]
+        });
+        Some((partition, Start { offset, finished }))
+    };
+    starts.into_iter().filter_map(start).collect()
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<i32> {

@@ -144,7 +144,7 @@ impl<R: Outbound> Settlement<R> {
         let blocked = self.books.values().filter(|book| !book.waiting.is_empty()).filter_map(|book| book.blocked_until);
         let pauses = self.pause.map(|(until, _)| until).into_iter().chain(blocked).chain([self.commit_at]);
         let pauses = pauses.filter(|_| matches!(self.round, Round::None));
-        let tries = self.aside.values().filter_map(|aside| aside.next_try(|_| true)).map(|(at, _)| at);
+        let tries = self.aside.values().flat_map(|aside| aside.tries(|_| true)).map(|(at, _)| at);
         let tries = tries.filter(|_| matches!(self.second, Second::Nothing));
         // What is over is no reason to wake: what waits for something else then waits for what happens.
         deadlines.chain(pauses).chain(tries).filter(|at| *at > now).min()
@@ -245,29 +245,32 @@ impl<R: Outbound> Settlement<R> {
         }
         let released = self.books.iter().filter(|(_, book)| book.release.is_some()).map(|(id, _)| *id);
         let released: BTreeSet<_> = released.collect();
-        self.deliver(now, |assignment| released.contains(&assignment)).or_else(|| self.deliver(now, |_| true))
+        self.deliver(now, Some(&released)).or_else(|| self.deliver(now, None))
     }
 
-    /// Tries a topic that has refused records of these partitions.
-    fn deliver(&mut self, now: Instant, is_chosen: impl Fn(AssignmentId) -> bool) -> Option<Step<R>> {
-        loop {
-            let tries = self.aside.iter().filter_map(|(topic, aside)| Some((aside.next_try(&is_chosen)?, topic)));
-            let ((at, choice), topic) = tries.min()?;
-            if at > now {
-                return None;
-            }
-            let topic = topic.clone();
+    /// Tries a topic that has refused records, those of these partitions or all.
+    fn deliver(&mut self, now: Instant, of: Option<&BTreeSet<AssignmentId>>) -> Option<Step<R>> {
+        let is_chosen = |assignment| of.is_none_or(|of| of.contains(&assignment));
+        let tries = |(topic, aside): (&Arc<str>, &Aside<R>)| {
+            aside.tries(is_chosen).map(|(at, choice)| (at, choice, topic.clone())).collect::<Vec<_>>()
+        };
+        let mut tries: Vec<_> = self.aside.iter().flat_map(tries).filter(|(at, ..)| *at <= now).collect();
+        tries.sort();
+        for (_, choice, topic) in tries {
             let aside = self.aside.get_mut(&topic)?;
-            let candidates = aside.candidates(choice, (ROUND_RECORDS, ROUND_BYTES), &is_chosen, R::bytes);
+            let candidates = aside.candidates(choice, (ROUND_RECORDS, ROUND_BYTES), is_chosen, R::bytes);
             let tried = with_room(candidates, &self.books, self.delivery);
-            if tried.is_empty() {
-                aside.postpone(choice, now + BLOCKED_PAUSE);
-                continue;
+            if !tried.is_empty() {
+                let records: Vec<_> = tried.iter().filter_map(|tried| aside.take(tried)).collect();
+                self.second = Second::Writes(topic, choice, tried);
+                return Some(Step::Deliver(records, choice));
             }
-            let records: Vec<_> = tried.iter().filter_map(|tried| aside.take(tried)).collect();
-            self.second = Second::Writes(topic, choice, tried);
-            return Some(Step::Deliver(records, choice));
+            // Of others there may be some that have room.
+            if of.is_none() {
+                aside.postpone(choice, now + BLOCKED_PAUSE);
+            }
         }
+        None
     }
 
     /// Commits what a topic has taken after all.

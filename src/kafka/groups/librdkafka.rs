@@ -20,7 +20,7 @@ pub(super) fn describe(client: &BaseConsumer, group: &str, timeout: Duration) ->
     // answer points to lives as long as the event.
     unsafe {
         let mut names = [name.as_ptr()];
-        let ask = |options: *mut _, queue| {
+        let ask = |options, queue| {
             ffi::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue)
         };
         let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
@@ -45,8 +45,7 @@ pub(super) fn committed(client: &BaseConsumer, group: &str, timeout: Duration) -
     // SAFETY: as above. `request` is ours and is freed once; the call copies it.
     unsafe {
         let mut request = ffi::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), std::ptr::null());
-        let ask =
-            |options: *mut _, queue| ffi::rd_kafka_ListConsumerGroupOffsets(client, &mut request, 1, options, queue);
+        let ask = |options, queue| ffi::rd_kafka_ListConsumerGroupOffsets(client, &mut request, 1, options, queue);
         let kind = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
         let answer = Answer::to(client, kind, timeout, ask);
         ffi::rd_kafka_ListConsumerGroupOffsets_destroy(request);

@@ -16,6 +16,9 @@ use crate::worker::fail::FailOnPanic;
 /// How long a poll waits. It bounds how long a stop waits.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long it must look as if nothing was read any more.
+const STUCK_GRACE: Duration = Duration::from_secs(1);
+
 /// Beyond the drain timeout, how long leaving the group may take.
 const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
@@ -23,13 +26,17 @@ const LEAVE_GRACE: Duration = Duration::from_secs(5);
 pub fn serve(consumer: &Arc<BaseConsumer<Group>>, context: &Context) {
     let _fail_on_panic = FailOnPanic(context.failed.clone());
     let group: &Group = consumer.context();
+    let mut stuck_since: Option<Instant> = None;
     while !context.stop.is_cancelled() {
         // A record is one that was fetched before the pause, and is read by the other client, too.
         if let Some(Err(error)) = consumer.poll(POLL) {
             report(context, &error);
         }
-        // librdkafka sees to it that a member polls, and the source is none: its partitions would be held, and never read.
-        if group.source_is_stuck() {
+        // librdkafka sees to it that a member polls, and the source is none: its partitions would be held, and never read. After a
+        // standstill of the process it looks so for a moment.
+        let is_stuck = group.source_is_stuck();
+        stuck_since = is_stuck.then(|| stuck_since.unwrap_or_else(Instant::now));
+        if stuck_since.is_some_and(|since| since.elapsed() > STUCK_GRACE) {
             error!("nothing was read for longer than maxPollInterval, not even that there is nothing: starting anew");
             context.failed.cancel();
         }

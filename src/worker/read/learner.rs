@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use crate::domain::record::topic_id::TopicId;
 use crate::worker::fail::FailOnPanic;
-use crate::worker::group::{Group, Start, Unknown, learn};
+use crate::worker::group::{Group, Start, Unknown, learn_starts, learn_topic_ids};
 
 /// How long Kafka may take to say it of one partition, and how long to wait before it is asked again.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ pub struct Learner {
 pub struct Learnt {
     pub partition: i32,
     pub unknown: Unknown,
+    /// Which topic it is, and where it is to be read from.
+    pub topic_id: Option<TopicId>,
     pub start: Start,
 }
 
@@ -51,17 +54,21 @@ impl Learner {
 
 fn ask(consumer: &Weak<BaseConsumer<Group>>, sender: &mpsc::Sender<Learnt>, mut unknown: BTreeMap<i32, Unknown>) {
     while !unknown.is_empty() {
-        // One by one: of several, Kafka says nothing as long as it does not of one.
-        for (partition, asked) in unknown.clone() {
+        let topic_ids = {
             let Some(consumer) = consumer.upgrade() else { return };
             consumer.context().retain_unknown(&mut unknown);
-            if !unknown.contains_key(&partition) {
-                continue;
-            }
-            for (partition, start) in learn(&consumer, &[partition], TIMEOUT) {
+            learn_topic_ids(&consumer, &unknown.keys().copied().collect::<Vec<_>>(), TIMEOUT)
+        };
+        // One by one: of several, Kafka says nothing as long as it does not of one.
+        for (partition, topic_id) in topic_ids {
+            let Some(consumer) = consumer.upgrade() else { return };
+            consumer.context().retain_unknown(&mut unknown);
+            let Some(asked) = unknown.get(&partition).cloned() else { continue };
+            let restart = asked.restart.clone();
+            if let Some(start) = restart.or_else(|| learn_starts(&consumer, &[partition], TIMEOUT).remove(&partition)) {
                 unknown.remove(&partition);
                 // Nobody reads any more when the stage has ended.
-                let _ = sender.send(Learnt { partition, unknown: asked.clone(), start });
+                let _ = sender.send(Learnt { partition, unknown: asked, topic_id, start });
             }
         }
         std::thread::sleep(PAUSE);

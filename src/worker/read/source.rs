@@ -90,8 +90,8 @@ impl Source {
             error!(%error, "a thread could not be started");
             self.context.failed.cancel();
         }
-        while let Ok(Learnt { partition, unknown, start }) = self.learner.learnt.try_recv() {
-            self.group().begin_unknown(partition, &unknown, start);
+        while let Ok(Learnt { partition, unknown, topic_id, start }) = self.learner.learnt.try_recv() {
+            self.group().begin_unknown(partition, &unknown, topic_id, start);
         }
     }
 
@@ -141,7 +141,8 @@ impl Source {
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     batch.take().into_iter().for_each(|batch| self.hand_over(batch));
                     let assigned = self.group().assigned();
-                    assigned.get(&partition).into_iter().for_each(|assigned| assigned.state.load.set_at_end());
+                    let assigned = assigned.get(&partition).filter(|_| self.group().taken() == taken);
+                    assigned.into_iter().for_each(|assigned| assigned.state.load.set_at_end());
                     continue;
                 }
                 Some(Err(error)) => {

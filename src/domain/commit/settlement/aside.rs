@@ -150,11 +150,11 @@ impl<R> Aside<R> {
         self.tries[choice as usize].at = until;
     }
 
-    /// The next try, where there is something to try for these assignments.
-    pub fn next_try(&self, is_chosen: impl Fn(AssignmentId) -> bool) -> Option<(Instant, Choice)> {
+    /// When what there is of these assignments may be tried next.
+    pub fn tries(&self, is_chosen: impl Fn(AssignmentId) -> bool) -> impl Iterator<Item = (Instant, Choice)> {
         let fresh = self.fresh.keys().any(|(_, assignment, _)| is_chosen(*assignment)).then_some(Choice::Fresh);
         let again = self.again.keys().any(|(_, assignment, _)| is_chosen(*assignment)).then_some(Choice::Again);
-        fresh.into_iter().chain(again).map(|choice| (self.tries[choice as usize].at, choice)).min()
+        fresh.into_iter().chain(again).map(|choice| (self.tries[choice as usize].at, choice))
     }
 
     /// What is tried next of these assignments, at most so many records and bytes. The first one always has room.
@@ -165,7 +165,7 @@ impl<R> Aside<R> {
         is_chosen: impl Fn(AssignmentId) -> bool,
         size: impl Fn(&R) -> usize,
     ) -> Vec<Tried> {
-        let first = self.fresh.keys().map(|(order, ..)| *order).next();
+        let first = self.fresh.keys().find(|(_, assignment, _)| is_chosen(*assignment)).map(|(order, ..)| *order);
         let fresh = self.fresh.iter().filter(|((order, ..), _)| choice == Choice::Fresh && Some(*order) == first);
         let fresh = fresh.map(|(&(order, assignment, offset), record)| {
             (Tried { assignment, offset, order, why: None }, size(record))

@@ -262,6 +262,27 @@ fn what_a_topic_refused_of_a_partition_that_is_kept_is_tried_while_another_one_i
 }
 
 #[test]
+fn what_is_given_up_is_tried_though_older_records_of_a_kept_partition_wait_for_the_same_topic() {
+    let mut stage = Stage::new(Delivery::ExactlyOnce);
+    let letters = [letter(0, "odd"), letter(1, "odd")];
+    stage.settle(FIRST, &[], &letters);
+    stage.writes();
+    // The second one is not to blame, and goes before all that come later.
+    let refused = Err(Unwritten { record: letters[0].clone(), refusal: Some(Refusal::Refused) });
+    let undone = Err(Unwritten { record: letters[1].clone(), refusal: None });
+    stage.settlement.end_write(vec![refused, undone], stage.now);
+    stage.settle(SECOND, &[], &[letter(0, "odd")]);
+    stage.settlement.release(SECOND, stage.now + Duration::from_secs(25), stage.now);
+    assert_eq!(commits(stage.next()), [(1, 0)], "where it begins");
+    stage.settlement.end_commit(true, stage.now);
+    assert_eq!(stage.delivers(), (vec![0], Choice::Fresh), "what is given up");
+    assert_eq!(stage.settlement.end_delivery(vec![Ok(letter(0, "odd"))], stage.now), []);
+    assert_eq!(commits(stage.next()), [(1, 1)]);
+    stage.settlement.end_delivered(true, stage.now);
+    assert!(matches!(stage.next(), Some(Step::Release { assignment: SECOND, is_clean: true, .. })));
+}
+
+#[test]
 fn of_a_partition_that_was_lost_nothing_is_committed_nor_of_the_transaction_that_it_is_in() {
     let mut stage = Stage::new(Delivery::ExactlyOnce);
     let letters = [letter(0, "odd"), letter(0, "odd")];
