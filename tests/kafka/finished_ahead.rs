@@ -53,7 +53,7 @@ async fn when_a_commit_is_full_reading_pauses_and_what_has_failed_is_routed_all_
     let has_read = async |records: usize| (partition().await["nextOffset"] == records).then_some(());
     eventually("all of them are read", async || has_read(RECORDS).await).await;
     endpoint.let_go_of("others");
-    let others = async || (endpoint.calls().len() == RECORDS / 2).then_some(());
+    let others = async || (endpoint.count() == RECORDS / 2).then_some(());
     eventually("all but those of the slow key are called, and the last one has failed", others).await;
     assert_eq!(endpoint.calls_of("failed").len(), 1);
     let is_full = async || (partition().await["paused"] == "FinishedAhead").then_some(());
@@ -61,7 +61,7 @@ async fn when_a_commit_is_full_reading_pauses_and_what_has_failed_is_routed_all_
     let writes = (0..MORE).map(|n| write("later", json!({"id": format!("later-{n}")})));
     futures::future::join_all(writes).await;
     // Three rounds of commits would have come by now.
-    let waits = async || (partition().await["nextOffset"].clone(), endpoint.calls().len());
+    let waits = async || (partition().await["nextOffset"].clone(), endpoint.count());
     let seen = stays(Duration::from_secs(2), "nothing more is read or called", waits).await;
     assert_eq!(seen, (json!(RECORDS), RECORDS / 2));
     eventually("the failed record is routed", async || (letters().len() == 1).then_some(())).await;
@@ -73,7 +73,7 @@ async fn when_a_commit_is_full_reading_pauses_and_what_has_failed_is_routed_all_
     engine.settled((RECORDS + MORE) as u64).await;
     eventually("all of them are read", async || has_read(RECORDS + MORE).await).await;
     assert!(engine.stop().await.clean);
-    assert_eq!(endpoint.calls().len(), RECORDS + MORE, "each record is processed once");
+    assert_eq!(endpoint.count(), RECORDS + MORE, "each record is processed once");
     assert_eq!(letters().len(), 1);
     let (offset, metadata) = committed(kafka(), &pipeline.main.group_id, &topic)[&0].clone();
     assert_eq!((offset, &*metadata), ((RECORDS + MORE) as i64, ""));

@@ -97,7 +97,7 @@ async fn a_backlog_three_times_the_cap_takes_no_more_memory_than_is_promised() {
     eventually("all are processed", all).await;
     let took = scene.took();
     assert!(took <= HELD + AHEAD + SLACK, "{took} MiB; {HELD} and {AHEAD} are promised");
-    assert_eq!(scene.endpoint.calls().len(), RECORDS, "each record is processed once");
+    assert_eq!(scene.endpoint.count(), RECORDS, "each record is processed once");
     assert!(scene.worker.stop().success());
 }
 

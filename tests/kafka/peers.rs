@@ -137,11 +137,11 @@ async fn a_worker_that_starts_later_fails_from_its_first_call_on() {
     let late = bed.start("main", &peers[1], &peers);
     let retried = async || (own_stats(&late.api)["retried"] == 20).then_some(());
     eventually("the first attempt at each record failed", retried).await;
-    assert_eq!(bed.endpoint.calls().len(), 0, "nobody was called: the failures were injected, in both stages");
+    assert_eq!(bed.endpoint.count(), 0, "nobody was called: the failures were injected, in both stages");
 
     assert_eq!(late.switch(false), json!({"simulateTransientError": false, "peers": 2}));
     assert!(!early.is_on() && !late.is_on());
-    let all = async || (bed.endpoint.calls().len() == 20).then_some(());
+    let all = async || (bed.endpoint.count() == 20).then_some(());
     eventually("all are processed by the other stage", all).await;
 }
 

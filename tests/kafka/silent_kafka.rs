@@ -28,7 +28,7 @@ async fn a_stop_that_kafka_does_not_answer_ends_with_exit_code_1_and_its_work_is
     eventually("the call is under way", async || (endpoint.running() == 1).then_some(())).await;
     kafka.pause();
     endpoint.let_go();
-    eventually("the call is answered", async || (endpoint.calls().len() == 1).then_some(())).await;
+    eventually("the call is answered", async || (endpoint.count() == 1).then_some(())).await;
     let began = Instant::now();
     let status = first.stop();
     assert_eq!(status.code(), Some(1), "{}", first.log());
@@ -39,7 +39,7 @@ async fn a_stop_that_kafka_does_not_answer_ends_with_exit_code_1_and_its_work_is
     // Nobody was told that it is done: a node that goes on might read the last commit after all.
     kafka.kill_and_start().await;
     let mut second = start();
-    eventually("the record is processed again", async || (endpoint.calls().len() == 2).then_some(())).await;
+    eventually("the record is processed again", async || (endpoint.count() == 2).then_some(())).await;
     assert!(second.stop().success(), "{}", second.log());
     assert_eq!(committed(&kafka.address, &pipeline.main.group_id, &topic)[&0].0, 1);
 }

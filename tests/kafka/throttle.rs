@@ -83,7 +83,7 @@ async fn while_most_calls_fail_nothing_is_called_routed_or_read_and_then_every_r
         // What ran when it opened comes to its end; nothing else happens, whatever is written.
         let settled = async || (main.metrics(Stage::Main).in_flight.get() == 0).then_some(());
         eventually("what ran has ended", settled).await;
-        let routed = async || (main.metrics(Stage::Main).retried.get() == endpoint.calls().len() as u64).then_some(());
+        let routed = async || (main.metrics(Stage::Main).retried.get() == endpoint.count() as u64).then_some(());
         eventually("what failed is in the retry topic", routed).await;
         let held = || main.metrics(Stage::Main).assignment().values().map(|load| load.records()).sum::<usize>();
         let is_paused = async || {
@@ -92,13 +92,13 @@ async fn while_most_calls_fail_nothing_is_called_routed_or_read_and_then_every_r
         };
         eventually("reading pauses", is_paused).await;
         write_orders(&broker, &pipeline, 200..300).await;
-        let seen = async || (endpoint.calls().len(), held(), main.metrics(Stage::Main).assignment().len());
+        let seen = async || (endpoint.count(), held(), main.metrics(Stage::Main).assignment().len());
         let (calls, ..) = stays(Duration::from_millis(1_500), "nothing is called, read or moved", seen).await;
         assert!((20..20 + AT_ONCE).contains(&calls), "{calls} calls");
         assert_eq!(main.get("/readyz").await.0, 200);
 
         opened(&main, 2).await;
-        assert_eq!(endpoint.calls().len(), calls + 3, "three probes, which failed");
+        assert_eq!(endpoint.count(), calls + 3, "three probes, which failed");
         assert_eq!(main.metrics(Stage::Main).retried.get(), calls as u64, "and were not settled");
         endpoint.fail_all(None);
         closed(&main).await;

@@ -98,7 +98,7 @@ async fn an_upgrade_worker_by_worker_and_the_way_back_lose_nothing_and_route_and
     let letters = || read_all(kafka(), &pipeline.policy.default.dead_letter_topic);
     let dead = scene.written / ANSWERS.len() * ANSWERS.iter().filter(|answers| answers.last() != Some(&200)).count();
     let called = scene.written / ANSWERS.len() * ANSWERS.iter().map(|answers| attempts_of(answers)).sum::<usize>();
-    let is_settled = async || (letters().len() >= dead && endpoint.calls().len() >= called).then_some(());
+    let is_settled = async || (letters().len() >= dead && endpoint.count() >= called).then_some(());
     eventually_within(SETTLED, "all is settled", is_settled).await;
     stop(first);
     stop(second);
@@ -140,6 +140,6 @@ async fn what_an_older_worker_cannot_read_beside_a_commit_it_says_and_processes_
     commit(kafka(), &pipeline.main.group_id, &topic, 0, 0, &metadata);
     let mut worker = Lazaret::worker_of(&older(), kafka(), "main", &yaml(&topic, &spec), "127.0.0.1:0", &[]);
     worker.wait_for("ignoring commit metadata");
-    eventually_within(SETTLED, "all are processed", async || (endpoint.calls().len() == 8_000).then_some(())).await;
+    eventually_within(SETTLED, "all are processed", async || (endpoint.count() == 8_000).then_some(())).await;
     assert!(worker.stop().success());
 }

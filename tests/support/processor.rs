@@ -83,6 +83,11 @@ impl Endpoint {
         Self { url, shared }
     }
 
+    /// How many calls there were. To wait for a number of them, this is the one: all of them take long to copy.
+    pub fn count(&self) -> usize {
+        self.shared.calls.lock().unwrap().len()
+    }
+
     pub fn calls(&self) -> Vec<Call> {
         self.shared.calls.lock().unwrap().clone()
     }

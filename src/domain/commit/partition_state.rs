@@ -58,7 +58,7 @@ impl PartitionState {
             _ if is_catching_up => 0,
             (share, Delivery::ExactlyOnce) => share.as_ref().map_or(MAX_BYTES, |share| share.bytes),
         };
-        self.load.set_finished_ahead(window, metadata * 100 / MAX_BYTES);
+        self.load.set_finished_ahead(window, (metadata * 100).div_ceil(MAX_BYTES));
         share
     }
 }
