@@ -47,10 +47,10 @@ for patch in "${patches[@]}"; do
   git apply --directory=target/proof/tree "$patch"
   (cd "$proof/tree" && cargo test --locked --test "$test" --no-run) >"$log" 2>&1 || { tail -n 30 "$log" >&2; exit 1; }
   began=$SECONDS
-  minutes=${LAZARET_CHAOS_MINUTES:-$(said Minutes "$patch")} seed=${LAZARET_CHAOS_SEED:-$(said Seed "$patch")}
+  minutes=${LAZARET_CHAOS_MINUTES:-$(said Minutes "$patch")} seed=${LAZARET_CHAOS_SEED:-${LAZARET_SIMULATE_SEED:-$(said Seed "$patch")}}
   simulate=${LAZARET_SIMULATE_SECONDS:-300}
-  if (cd "$proof/tree" && LAZARET_CHAOS_MINUTES=$minutes LAZARET_CHAOS_SEED=$seed LAZARET_SIMULATE_SECONDS=$simulate \
-    cargo test --locked --test "$test" "$claim" -- --nocapture) >>"$log" 2>&1; then
+  if (cd "$proof/tree" && LAZARET_CHAOS_MINUTES=$minutes LAZARET_CHAOS_SEED=$seed \
+    LAZARET_SIMULATE_SECONDS=$simulate LAZARET_SIMULATE_SEED=$seed cargo test --locked --test "$test" "$claim" -- --nocapture) >>"$log" 2>&1; then
     verdict="NOT CAUGHT"
   elif [[ $test == chaos ]]; then
     verdict=$(sed -n 's/^found  *//p' "$log")
