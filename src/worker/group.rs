@@ -64,7 +64,8 @@ pub(super) struct Group {
     context: Arc<Context>,
     runtime: Handle,
     reader: Arc<Reader>,
-    /// What the reader reads is changed under this lock only, and so is always what stands here.
+    /// What the reader reads is changed under this lock only, and so is always what stands here. Who needs `unknown` too locks that
+    /// first.
     assigned: Mutex<AllAssigned>,
     /// How often partitions were taken away.
     taken: AtomicU64,

@@ -1,5 +1,5 @@
-//! What needs neither Kafka nor a cluster: the layout of the code, the CRD, the chart, the alerts, what expressions decide, and
-//! what is said to wrong input.
+//! What needs neither Kafka nor a cluster: the layout of the code, the mutants, the CRD, the chart, the alerts, what expressions
+//! decide, and what is said to wrong input.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -11,4 +11,5 @@ mod architecture;
 mod cel;
 mod chart;
 mod crds;
+mod mutants;
 mod wrong_turns;

@@ -13,9 +13,6 @@ mod kafka;
 mod life;
 mod worker;
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use life::{Life, Outcome};
@@ -47,18 +44,6 @@ fn no_life_breaks_a_promise() {
 fn what_was_found_once_is_found_no_more() {
     for life in FOUND {
         life.live().unwrap_or_else(|what| panic!("{what} in {life:?}"));
-    }
-}
-
-#[test]
-fn every_mutant_still_applies_to_the_tree_and_says_what_it_must_be_caught_as() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for entry in fs::read_dir(root.join("tests/simulation/mutants")).unwrap() {
-        let patch = entry.unwrap().path();
-        let check = Command::new("git").current_dir(root).args(["apply", "--check"]).arg(&patch).output().unwrap();
-        assert!(check.status.success(), "{}: {}", patch.display(), String::from_utf8_lossy(&check.stderr));
-        let text = fs::read_to_string(&patch).unwrap();
-        assert!(text.lines().any(|line| line.starts_with("Expected: ")), "{}", patch.display());
     }
 }
 

@@ -46,11 +46,11 @@ impl<T> Pending<T> {
         self.forget(offset);
         self.held.push(due, Held { place: Place { offset, bytes }, item });
         self.held_bytes += bytes;
-        self.let_go(limit);
+        self.shrink(limit);
     }
 
-    /// Lets go of what is due last until no more than `limit` bytes are held.
-    fn let_go(&mut self, limit: usize) {
+    /// Keeps no more than `limit` bytes in memory: those of the records that are due last are dropped.
+    fn shrink(&mut self, limit: usize) {
         while self.held_bytes > limit && self.held.len() > 1 {
             let Some((due, last)) = self.held.pop_last() else { break };
             self.held_bytes -= last.place.bytes;
@@ -67,10 +67,10 @@ impl<T> Pending<T> {
 
     /// The records to ask for now, in ascending order of their offsets. That is the next ones due as soon as half of the
     /// `limit` bytes is free, so that many are read at once; and shortly before they are due those that take the place of
-    /// others which are due later. None while others that were asked for have not come. Where the limit has become less, some are
-    /// let go of first.
+    /// others which are due later. None while others that were asked for have not come. Where the limit has become less, the
+    /// bytes above it are dropped first.
     pub fn ask(&mut self, now: Timestamp, limit: usize) -> Vec<i64> {
-        self.let_go(limit);
+        self.shrink(limit);
         let room = limit.saturating_sub(self.held_bytes);
         let latest = match self.held.last_due() {
             _ if !self.asked.is_empty() => return vec![],

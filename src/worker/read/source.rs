@@ -1,4 +1,4 @@
-//! Reads the stage's topic. This thread is the only one that reads; whoever commits does so through [`crate::worker::group::member`].
+//! Reads the stage's topic. This thread is the only one that reads; offsets are committed through [`crate::worker::group::member`].
 //!
 //! It polls, hands records to their partitions, and pauses partitions that hold too much. It never waits for a record to be
 //! processed, nor for a rebalance: [`crate::worker::group::membership`] does.
