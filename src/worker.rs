@@ -57,7 +57,6 @@ use group::reader::Reader;
 use metrics::StageMetrics;
 use read::source::Source;
 use settle::Settle;
-use settle::writer::{Ids, WriterSettings};
 
 /// How much longer than its drain timeout a stage may take to stop. A coordinator that hangs takes some of it.
 const STOP_GRACE: Duration = Duration::from_secs(15);
@@ -160,8 +159,8 @@ impl Worker {
         let consumer = Arc::new(consumer);
         let member = Member::new(&consumer);
         let id = format!("{group_id}-{identity}");
-        let (retry_topic, ids) = (pipeline.retry.topic.clone(), Ids::default());
-        let settings = WriterSettings { connection, delivery, transactional_id: id, scribe, retry_topic, member, ids };
+        let retry_topic = pipeline.retry.topic.clone();
+        let settings = settle::Settings { connection, delivery, transactional_id: id, scribe, retry_topic, member };
         let settle = Settle::new(settings, metrics, inbox);
         let settle = tokio::spawn(settle.run(FailOnPanic(failed.clone())));
         consumer.subscribe(&[topic])?;

@@ -316,8 +316,10 @@ impl Group {
         }
     }
 
-    /// Gives up all that this worker reads.
+    /// Gives up all that this worker reads, because it stops.
     pub fn give_up(&self) {
+        // What it could not finish in a rebalance before this is another worker's, and was told then.
+        self.context.unsettled.store(false, Relaxed);
         let taken = {
             let (mut unknown, mut all) = (self.unknown(), self.assigned());
             unknown.clear();

@@ -3,7 +3,12 @@
 //! One loop serves all partitions of a stage. What it does next, the [`Settlement`] says; this does it, and says what came of
 //! it.
 
-pub mod writer;
+mod batch;
+mod plain;
+mod steps;
+mod transactional;
+mod unsent;
+mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,18 +20,27 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use self::writer::{Unsent, Writer, WriterSettings, is_of_an_old_generation};
+use self::plain::PlainWriter;
+use self::steps::is_of_an_old_generation;
+use self::transactional::TransactionalWriter;
+use self::unsent::{Composer, Unsent};
+use self::writer::Writer;
 use super::fail::FailOnPanic;
+use super::group::member::Member;
 use super::metrics::StageMetrics;
 use super::work::{Destination, Route, ToSettle};
 use crate::domain::commit::settlement::{AssignmentId, Commit, Note, Settlement, Step, Written};
+use crate::domain::pipeline::Delivery;
+use crate::domain::record::envelope::Scribe;
+use crate::kafka::connection::Connection;
 
 /// The settle loop.
 pub(super) struct Settle {
     settlement: Settlement<Unsent>,
-    settings: Arc<WriterSettings>,
-    first: Arc<Writer>,
-    second: Arc<Writer>,
+    member: Member,
+    composer: Arc<Composer>,
+    first: Arc<dyn Writer>,
+    second: Arc<dyn Writer>,
     metrics: Arc<StageMetrics>,
     inbox: mpsc::UnboundedReceiver<ToSettle>,
     /// Who waits for a partition to be given up.
@@ -45,19 +59,40 @@ enum Ended {
     Delivered(bool),
 }
 
+/// How a stage settles.
+pub(super) struct Settings {
+    pub connection: Connection,
+    pub delivery: Delivery,
+    /// Names this worker to the coordinator of transactions; no other living worker has the same.
+    pub transactional_id: String,
+    pub scribe: Scribe,
+    pub retry_topic: Arc<str>,
+    pub member: Member,
+}
+
 impl Settle {
-    pub fn new(settings: WriterSettings, metrics: Arc<StageMetrics>, inbox: mpsc::UnboundedReceiver<ToSettle>) -> Self {
-        let settings = Arc::new(settings);
-        let settlement = Settlement::new(settings.delivery, Instant::now().into_std());
-        let [first, second] = Writer::pair(&settings);
+    pub fn new(settings: Settings, metrics: Arc<StageMetrics>, inbox: mpsc::UnboundedReceiver<ToSettle>) -> Self {
+        let Settings { connection, delivery, transactional_id, scribe, retry_topic, member } = settings;
+        let (connection, composer) = (Arc::new(connection), Arc::new(Composer { scribe, retry_topic }));
+        let writers: [Arc<dyn Writer>; 2] = match delivery {
+            Delivery::AtLeastOnce => {
+                [(); 2].map(|()| Arc::new(PlainWriter::new(connection.clone(), composer.clone())) as Arc<dyn Writer>)
+            }
+            Delivery::ExactlyOnce => {
+                TransactionalWriter::pair(connection, composer.clone(), member.clone(), transactional_id)
+                    .map(|writer| Arc::new(writer) as Arc<dyn Writer>)
+            }
+        };
+        let [first, second] = writers;
+        let settlement = Settlement::new(delivery, Instant::now().into_std());
         let (releases, doing) = (HashMap::new(), FuturesUnordered::new());
-        Self { settlement, settings, first, second, metrics, inbox, releases, doing }
+        Self { settlement, member, composer, first, second, metrics, inbox, releases, doing }
     }
 
     /// Runs until everybody who could send something is gone.
     pub async fn run(mut self, _fail_on_panic: FailOnPanic) {
         self.doing.push(self.first.clone().prepare().map(|()| Ended::FirstIsReady).boxed());
-        self.doing.push(self.second.clone().end_open_transaction().map(|()| Ended::SecondIsReady).boxed());
+        self.doing.push(self.second.clone().prepare().map(|()| Ended::SecondIsReady).boxed());
         loop {
             while let Some(step) = self.settlement.next(now()) {
                 self.start(step);
@@ -81,7 +116,7 @@ impl Settle {
                 self.settlement.assign(assignment, partition, state);
             }
             ToSettle::Settled { assignment, finished, routes } => {
-                let unsent = routes.into_iter().map(|route| self.settings.unsent(route)).collect();
+                let unsent = routes.into_iter().map(|route| self.composer.unsent(route)).collect();
                 self.settlement.settle(assignment, finished, unsent);
             }
             ToSettle::Release { assignment, deadline, reply } => {
@@ -101,13 +136,13 @@ impl Settle {
 
     fn start(&mut self, step: Step<Unsent>) {
         let doing = match step {
-            Step::Commit(commits) => commit(self.settings.clone(), commits).map(Ended::Commit).boxed(),
+            Step::Commit(commits) => commit(self.member.clone(), commits).map(Ended::Commit).boxed(),
             Step::Write(records, commits) => self.first.clone().write(records, commits).map(Ended::Write).boxed(),
             Step::Deliver(records, choice) => self.second.clone().deliver(records, choice).map(Ended::Delivery).boxed(),
             Step::CommitDelivered(commits) => {
                 self.second.clone().commit_delivered(commits).map(Ended::Delivered).boxed()
             }
-            Step::AbortDelivered => return self.second.clone().leave(),
+            Step::AbortDelivered => return self.second.clone().abort_delivered(),
             Step::Release { assignment, partition, is_committed, is_clean } => {
                 if !is_committed {
                     warn!(partition, "could not commit on hand-over: records may be processed again");
@@ -152,8 +187,8 @@ fn now() -> std::time::Instant {
 }
 
 /// Commits, and returns whether the coordinator has taken it.
-async fn commit(settings: Arc<WriterSettings>, commits: Vec<Commit>) -> bool {
-    let answer = tokio::task::spawn_blocking(move || settings.member.commit(&commits)).await;
+async fn commit(member: Member, commits: Vec<Commit>) -> bool {
+    let answer = tokio::task::spawn_blocking(move || member.commit(&commits)).await;
     // It fails when the runtime ends.
     let answer = answer.unwrap_or(Err(KafkaError::Canceled));
     match &answer {

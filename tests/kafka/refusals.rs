@@ -147,3 +147,35 @@ async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others() {
 async fn a_dead_letter_topic_that_refuses_records_holds_up_no_others_of_at_least_once() {
     one_topic_that_takes_nothing_holds_up_no_other("refuses-at-least", "AtLeastOnce", 1, compact, delete_old).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_to_another_worker_in_a_rebalance_is_no_reason_to_stop_uncleanly_later() {
+    let topic = unique("left");
+    let spec = format!(
+        "topic: {{name: {topic}, partitions: 2}}\nprocessor: {{rules: [{{when: value.bad, error: 'Bad: it is'}}]}}"
+    );
+    let pipeline = pipeline(&topic, &spec);
+    Broker::Kafka.create_topics(&pipeline).await;
+    let dlt = &*pipeline.policy.default.dead_letter_topic;
+    compact(dlt).await;
+    let producer = producer(kafka());
+    let first = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+    for partition in [0, 1] {
+        write_to(&producer, &topic, partition, json!({"bad": true}).to_string().as_bytes()).await;
+    }
+    let failed = async || (first.metrics(Stage::Main).failed_attempts.get() == 2).then_some(());
+    eventually("both records have failed", failed).await;
+
+    // The first worker gives a partition up with its dead letter unwritten.
+    let second = Engine::start_stages(kafka(), &pipeline, &[Stage::Main]).await;
+    delete_old(dlt).await;
+    eventually("both dead letters are there", async || (read_all(kafka(), dlt).len() == 2).then_some(())).await;
+    let is_committed = async || {
+        let committed = committed(kafka(), &pipeline.main.group_id, &topic);
+        [0, 1].iter().all(|p| committed.get(p).is_some_and(|(offset, _)| *offset == 1)).then_some(())
+    };
+    eventually("both are committed", is_committed).await;
+    assert!(first.stop().await.clean, "it has finished all that it had then");
+    assert!(second.stop().await.clean);
+    assert_eq!(read_all(kafka(), dlt).len(), 2, "each once");
+}

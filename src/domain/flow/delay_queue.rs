@@ -35,8 +35,8 @@ impl<T> DelayQueue<T> {
     }
 
     /// Lets a record wait in its lane.
-    pub fn hold(&mut self, due: Timestamp, lane: Option<LaneId>, item: T) {
-        self.in_lane.push(due, (lane, item));
+    pub fn hold(&mut self, due: Timestamp, offset: i64, lane: Option<LaneId>, item: T) {
+        self.in_lane.push(due, offset, (lane, item));
     }
 
     /// Takes the next record that is due. One that comes from a lane takes no more than it did; of the others none, unless there
@@ -119,7 +119,7 @@ mod tests {
     fn what_is_due_in_its_lane_goes_on_without_room() {
         let mut queue = DelayQueue::default();
         queue.wait(Timestamp(1), 7, 10, 7, 100);
-        queue.hold(Timestamp(2), None, 8);
+        queue.hold(Timestamp(2), 8, None, 8);
         assert_eq!(queue.next(), Some(Timestamp(1)));
         assert_eq!(queue.take_due(Timestamp(2), false), Some(Due::InLane(None, 8)));
         assert_eq!(queue.take_due(Timestamp(2), false), None);

@@ -7,18 +7,16 @@ use std::collections::BTreeMap;
 
 use crate::domain::time::Timestamp;
 
-/// Items ordered by due time, and by arrival where that is equal.
+/// Items ordered by due time, and by offset where that is equal: the lower one holds back the commit.
 #[derive(Debug)]
 pub struct DueQueue<T> {
-    items: BTreeMap<(Timestamp, u64), T>,
-    arrivals: u64,
+    items: BTreeMap<(Timestamp, i64), T>,
 }
 
 impl<T> DueQueue<T> {
-    /// Adds an item.
-    pub fn push(&mut self, due: Timestamp, item: T) {
-        self.arrivals += 1;
-        self.items.insert((due, self.arrivals), item);
+    /// Adds the item of an offset, and returns the one that it takes the place of.
+    pub fn push(&mut self, due: Timestamp, offset: i64, item: T) -> Option<T> {
+        self.items.insert((due, offset), item)
     }
 
     /// Takes the next item that is due at `now`, with its due time; `None` when none is.
@@ -55,7 +53,7 @@ impl<T> DueQueue<T> {
 
 impl<T> Default for DueQueue<T> {
     fn default() -> Self {
-        Self { items: BTreeMap::new(), arrivals: 0 }
+        Self { items: BTreeMap::new() }
     }
 }
 
@@ -67,8 +65,8 @@ mod tests {
     #[test]
     fn a_record_due_later_does_not_hold_back_one_due_sooner() {
         let mut queue = DueQueue::default();
-        queue.push(Timestamp(300_000), "in five minutes");
-        queue.push(Timestamp(1_000), "in a second");
+        queue.push(Timestamp(300_000), 0, "in five minutes");
+        queue.push(Timestamp(1_000), 1, "in a second");
         assert_eq!(queue.next_due(), Some(Timestamp(1_000)));
         assert_eq!(queue.pop_due(Timestamp(1_000)), Some((Timestamp(1_000), "in a second")));
         assert_eq!(queue.pop_due(Timestamp(299_999)), None);
@@ -78,18 +76,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_comes_early_nothing_is_lost_and_equals_keep_their_order(
+        fn nothing_comes_early_nothing_is_lost_and_equals_come_by_offset(
             dues in proptest::collection::vec(0i64..50, 0..200),
         ) {
             let mut queue = DueQueue::default();
-            for (arrival, due) in dues.iter().enumerate() {
-                queue.push(Timestamp(*due), arrival);
+            for (offset, due) in dues.iter().enumerate().rev() {
+                queue.push(Timestamp(*due), offset as i64, offset);
             }
             let mut out = vec![];
             for now in 0..50 {
-                while let Some((due, arrival)) = queue.pop_due(Timestamp(now)) {
+                while let Some((due, offset)) = queue.pop_due(Timestamp(now)) {
                     prop_assert_eq!(due, Timestamp(now), "neither early nor left behind");
-                    out.push((due, arrival));
+                    out.push((due, offset));
                 }
             }
             prop_assert_eq!(out.len(), dues.len());

@@ -330,7 +330,7 @@ impl Partition {
     /// Lets a record wait in its lane. It runs no call meanwhile, so that however many wait, others can be called.
     fn hold(&mut self, mut work: Work, lane: Option<LaneId>, due: Timestamp) {
         work.past.due = Some(due);
-        self.delayed.hold(due, lane, work);
+        self.delayed.hold(due, work.record.offset, lane, work);
     }
 
     fn finish(&mut self, work: Work, lane: Option<LaneId>, outcome: &Outcome) {
