@@ -153,6 +153,14 @@ impl Cluster {
         self.kill(index);
     }
 
+    /// Whether every broker runs and every replica is in sync.
+    pub fn is_whole(&mut self) -> bool {
+        let consumer =
+            || -> BaseConsumer { ClientConfig::new().set("bootstrap.servers", &self.address).create().unwrap() };
+        let are_ready = self.brokers.iter_mut().all(|broker| broker.process.is_some() && broker.is_ready());
+        are_ready && tokio::task::block_in_place(|| is_whole(&consumer()))
+    }
+
     /// Waits until every broker runs and every replica is in sync.
     pub async fn heal(&mut self) {
         for (index, broker) in self.brokers.iter_mut().enumerate() {

@@ -1,17 +1,19 @@
 //! A user's endpoint that answers each record as its number says, and remembers every call.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::records::{Records, number};
+use super::records::{Records, is_in_burst, number};
 use super::support::processor::now;
 use super::verdict::Place;
 
@@ -70,6 +72,8 @@ struct Shared {
     records: Vec<Records>,
     calls: Mutex<Vec<Heard>>,
     outage: AtomicBool,
+    /// When what fails in a burst is to be tried again, in epoch milliseconds.
+    burst_due: AtomicI64,
     trouble: watch::Sender<Option<Trouble>>,
 }
 
@@ -105,6 +109,7 @@ impl Endpoint {
             records,
             calls: Mutex::default(),
             outage: AtomicBool::new(false),
+            burst_due: AtomicI64::new(0),
             trouble: watch::Sender::new(None),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -139,6 +144,11 @@ impl Endpoint {
         self.shared.outage.store(outage, Ordering::Relaxed);
     }
 
+    /// When a worker is to try again what fails in a burst, in epoch milliseconds.
+    pub fn set_burst_due(&self, due: i64) {
+        self.shared.burst_due.store(due, Ordering::Relaxed);
+    }
+
     /// What is wrong with some calls, from now on.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         self.shared.trouble.send_replace(trouble);
@@ -146,7 +156,7 @@ impl Endpoint {
 }
 
 /// A call is noted before its answer, and the answer when it is given: a caller that is killed in between cuts this off.
-async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut path = uri.path().trim_start_matches('/').splitn(2, '/');
     let pipeline: usize = path.next().and_then(|index| index.parse().ok()).unwrap_or_default();
     let caller = path.next().unwrap_or_default().to_owned();
@@ -188,7 +198,12 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     };
     shared.calls.lock().unwrap()[index].answered = Some((now(), status));
     drop(waits);
-    StatusCode::from_u16(status).unwrap()
+    let status = StatusCode::from_u16(status).unwrap();
+    let left = (shared.burst_due.load(Ordering::Relaxed) - now()) / 1_000;
+    if number.is_some_and(is_in_burst) && attempt == 1 && left > 0 {
+        return (status, [(RETRY_AFTER, left.to_string())]).into_response();
+    }
+    status.into_response()
 }
 
 /// A caller that waits. The server drops this with the rest of the call when the caller hangs up.

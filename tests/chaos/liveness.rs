@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::order::{Lane, calls_in_lanes, lane, lane_in, lets_the_next_begin};
+use super::spans::{Span, outside};
 use super::variant::{DELAYS, MAX_ATTEMPTS};
 use super::verdict::{Call, Commits, Fault, Place, Retry, Seen, Standing};
 
@@ -21,17 +22,43 @@ pub const STALLED_COMMITS: i64 = 7_000;
 /// How late an attempt may be, or a record that a failed one leads to, in milliseconds.
 pub const LATE: i64 = 3_000;
 
-/// From when to when, in epoch milliseconds.
-type Span = (i64, i64);
+/// How long what may take, in milliseconds, before it is a fault.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    calls: i64,
+    commits: i64,
+    late: i64,
+}
 
 pub fn check(seen: &Seen, faults: &mut Vec<Fault>) {
-    for stage in [Stage::main(seen), Stage::retry(seen)] {
-        check_calls(&stage, &seen.calm, faults);
-        check_commits(&stage, seen, faults);
-        check_due(&stage, &seen.calm, faults);
+    check_within(seen, Limits { calls: STALLED, commits: STALLED_COMMITS, late: LATE }, faults);
+}
+
+/// The longest that anything took that is judged here, in milliseconds.
+pub fn longest(seen: &Seen) -> BTreeMap<&'static str, i64> {
+    let (mut found, mut longest) = (vec![], BTreeMap::new());
+    check_within(seen, Limits { calls: 0, commits: 0, late: 0 }, &mut found);
+    for fault in found {
+        let (what, millis) = match fault {
+            Fault::Stalled { what, from, until, .. } => (what, until - from),
+            Fault::Late { what, millis, .. } => (what, millis),
+            other => unreachable!("{other:?} is not about liveness"),
+        };
+        let most = longest.entry(what).or_default();
+        *most = millis.max(*most);
     }
-    check_due_in_order(seen, faults);
-    check_routes(seen, faults);
+    longest
+}
+
+fn check_within(seen: &Seen, limits: Limits, faults: &mut Vec<Fault>) {
+    let stages = [Stage::main(seen), Stage::retry(seen)];
+    for stage in &stages {
+        check_calls(stage, seen, limits, faults);
+        check_commits(stage, seen, limits, faults);
+        check_due(stage, seen, limits, faults);
+    }
+    check_due_in_order(seen, limits, faults);
+    check_routes(seen, &stages, limits, faults);
 }
 
 /// What a stage made of the records of its topic.
@@ -44,6 +71,8 @@ struct Stage<'a> {
     /// The calls of each lane: when they began, in order, and when they and all before them were answered
     /// or given up.
     lanes: HashMap<Lane<'a>, Vec<Span>>,
+    /// From when to when each partition was busy with a burst, which is no excuse for any other.
+    busy: BTreeMap<i32, Vec<Span>>,
 }
 
 /// A record of the main topic or the retry topic.
@@ -88,7 +117,7 @@ impl<'a> Stage<'a> {
     }
 
     fn new(topic: &'a str) -> Self {
-        Self { topic, records: BTreeMap::new(), begins: BTreeMap::new(), lanes: HashMap::new() }
+        Self { topic, records: BTreeMap::new(), begins: BTreeMap::new(), lanes: HashMap::new(), busy: BTreeMap::new() }
     }
 
     fn add(&mut self, seen: &Seen, at: Place, mut record: Record<'a>, calls: &[&Call]) {
@@ -106,6 +135,10 @@ impl<'a> Stage<'a> {
             let spans = calls.iter().map(|call| (call.began, ended(call)));
             self.lanes.entry(lane).or_default().extend(spans);
         }
+        if seen.originals.get(&record.place).is_some_and(|original| original.is_in_burst) {
+            let until = record.answered.unwrap_or(i64::MAX - LATE) + LATE;
+            self.busy.entry(at.0).or_default().push((record.ready, until));
+        }
         self.records.insert(at, record);
     }
 
@@ -119,7 +152,20 @@ impl<'a> Stage<'a> {
                 *answered = last;
             }
         }
+        for spans in self.busy.values_mut() {
+            spans.sort_unstable();
+            spans.dedup_by(|next, before| {
+                let meets = next.0 <= before.1;
+                before.1 = if meets { before.1.max(next.1) } else { before.1 };
+                meets
+            });
+        }
         self
+    }
+
+    /// The calm times in which a partition was not busy with a burst.
+    fn calm(&self, seen: &Seen, partition: i32) -> Vec<Span> {
+        outside(&seen.calm, self.busy.get(&partition).map_or(&[], Vec::as_slice))
     }
 
     /// Since when a record might have been called that had not been called at a time.
@@ -143,15 +189,16 @@ impl<'a> Record<'a> {
 }
 
 /// A partition that has a record which nothing holds back, and of which nothing is called while others are.
-fn check_calls(stage: &Stage<'_>, calm: &[Span], faults: &mut Vec<Fault>) {
+fn check_calls(stage: &Stage<'_>, seen: &Seen, limits: Limits, faults: &mut Vec<Fault>) {
     for (&partition, begins) in &stage.begins {
         let others: Vec<_> = stage.begins.iter().filter(|(other, _)| **other != partition).collect();
-        for (from, until) in calm.iter().flat_map(|calm| pauses(begins, *calm)) {
+        let calm = stage.calm(seen, partition);
+        for (from, until) in calm.iter().flat_map(|calm| pauses(begins, *calm, limits.calls)) {
             let waits = |record: &&Record<'_>| record.is_readable && record.begun.is_none_or(|begun| begun > from);
             let free = stage.records_of(partition, 0).filter(waits).map(|record| stage.free(record, until)).min();
             let Some(from) = free.map(|free| free.max(from)) else { continue };
             let go_on = others.iter().any(|(_, begins)| begins.iter().any(|began| (from..until).contains(began)));
-            if until - from >= STALLED && go_on {
+            if until - from >= limits.calls && go_on {
                 faults.push(Fault::Stalled { topic: stage.topic.into(), partition, what: "calls", from, until });
             }
         }
@@ -159,15 +206,16 @@ fn check_calls(stage: &Stage<'_>, calm: &[Span], faults: &mut Vec<Fault>) {
 }
 
 /// The times within a span in which nothing began, those that are too short to matter aside.
-fn pauses(begins: &[i64], (from, until): Span) -> Vec<Span> {
+fn pauses(begins: &[i64], (from, until): Span, least: i64) -> Vec<Span> {
     let within = begins.iter().copied().filter(|began| (from..until).contains(began));
     let begins: Vec<_> = [from].into_iter().chain(within).chain([until]).collect();
-    begins.windows(2).map(|pair| (pair[0], pair[1])).filter(|(from, until)| until - from >= STALLED).collect()
+    begins.windows(2).map(|pair| (pair[0], pair[1])).filter(|(from, until)| until - from >= least).collect()
 }
 
 /// A committed offset that stays at a record with which its stage has no more to do.
-fn check_commits(stage: &Stage<'_>, seen: &Seen, faults: &mut Vec<Fault>) {
+fn check_commits(stage: &Stage<'_>, seen: &Seen, limits: Limits, faults: &mut Vec<Fault>) {
     for Commits { partition, looks, .. } in seen.commits.iter().filter(|commits| commits.topic == stage.topic) {
+        let calm = stage.calm(seen, *partition);
         for same in looks.chunk_by(|one, next| one.1 == next.1) {
             let ((first, offset), (last, _)) = (same[0], same[same.len() - 1]);
             // One that compaction took away before it was called holds up nobody.
@@ -175,9 +223,9 @@ fn check_commits(stage: &Stage<'_>, seen: &Seen, faults: &mut Vec<Fault>) {
             let next = records.find(|record| record.is_readable || record.begun.is_some());
             let Some((next, answered)) = next.and_then(|next| Some((next, next.answered?))) else { continue };
             let since = if next.is_dead { accepted(seen, answered) } else { answered };
-            for &(from, until) in &seen.calm {
+            for &(from, until) in &calm {
                 let (from, until) = (from.max(first).max(since), until.min(last));
-                if until - from >= STALLED_COMMITS {
+                if until - from >= limits.commits {
                     let (topic, partition) = (stage.topic.into(), *partition);
                     faults.push(Fault::Stalled { topic, partition, what: "commits", from, until });
                 }
@@ -187,24 +235,25 @@ fn check_commits(stage: &Stage<'_>, seen: &Seen, faults: &mut Vec<Fault>) {
 }
 
 /// Since when the dead letter of a record that failed for good then could be written.
-fn accepted(seen: &Seen, failed: i64) -> i64 {
+pub fn accepted(seen: &Seen, failed: i64) -> i64 {
     let refused = seen.refusals.iter().find(|(from, until)| (from - LATE..*until).contains(&failed));
     // It is tried again after as long as it was refused, at most.
     refused.map_or(failed, |(from, until)| until + (until - from))
 }
 
 /// A retry that begins later than it might.
-fn check_due(stage: &Stage<'_>, calm: &[Span], faults: &mut Vec<Fault>) {
+fn check_due(stage: &Stage<'_>, seen: &Seen, limits: Limits, faults: &mut Vec<Fault>) {
     // In the main stage nothing is due: how long a record may wait is up to the load.
-    for record in stage.records.values().filter(|record| record.attempt > 1) {
+    let calm: BTreeMap<_, _> = stage.begins.keys().map(|&partition| (partition, stage.calm(seen, partition))).collect();
+    for (&(partition, _), record) in stage.records.iter().filter(|(_, record)| record.attempt > 1) {
         let begun = record.begun.unwrap_or(i64::MAX);
         let (place, attempt) = (record.place, record.attempt);
-        faults.extend(late(calm, stage.free(record, begun), begun, place, attempt, "call"));
+        faults.extend(late(&calm[&partition], stage.free(record, begun), begun, limits, (place, attempt, "call")));
     }
 }
 
 /// A retry that waited in its lane for longer than its delay, the jitter included.
-fn check_due_in_order(seen: &Seen, faults: &mut Vec<Fault>) {
+fn check_due_in_order(seen: &Seen, limits: Limits, faults: &mut Vec<Fault>) {
     let mut calls: BTreeMap<(Place, u32), Vec<&Call>> = BTreeMap::new();
     for call in seen.calls.iter().filter(|_| seen.terms.keeps_order) {
         calls.entry((call.place, call.attempt)).or_default().push(call);
@@ -216,12 +265,12 @@ fn check_due_in_order(seen: &Seen, faults: &mut Vec<Fault>) {
         let begun = again.iter().map(|call| call.began).min().expect("there is one");
         let answers = before.iter().filter_map(|call| Some(call.answered?.0)).filter(|answered| *answered <= begun);
         let due = answers.max().map(|answered| answered + delay * 3 / 2);
-        faults.extend(due.and_then(|due| late(&seen.calm, due, begun, place, attempt, "call")));
+        faults.extend(due.and_then(|due| late(&seen.calm, due, begun, limits, (place, attempt, "call"))));
     }
 }
 
 /// A retry record or a dead letter that was written long after the answer that led to it.
-fn check_routes(seen: &Seen, faults: &mut Vec<Fault>) {
+fn check_routes(seen: &Seen, [main, retry]: &[Stage<'_>; 2], limits: Limits, faults: &mut Vec<Fault>) {
     let mut answers: HashMap<(Place, u32), Vec<i64>> = HashMap::new();
     for call in &seen.calls {
         answers.entry((call.place, call.attempt)).or_default().extend(call.answered.map(|(at, _)| at));
@@ -230,25 +279,34 @@ fn check_routes(seen: &Seen, faults: &mut Vec<Fault>) {
         let answers = answers.get(&(place, attempts))?.iter().filter(|at| **at <= written);
         answers.max().copied()
     };
-    for retry in seen.retries.iter().filter(|retry| !retry.unanswered) {
-        let due = answered(retry.place, retry.attempts, retry.written);
-        let found =
-            due.and_then(|due| late(&seen.calm, due, retry.written, retry.place, retry.attempts, "retry record"));
-        faults.extend(found);
-    }
-    for letter in seen.letters.iter().filter(|letter| !letter.unanswered) {
-        let due = answered(letter.place, letter.attempts, letter.written).map(|answered| accepted(seen, answered));
-        let found =
-            due.and_then(|due| late(&seen.calm, due, letter.written, letter.place, letter.attempts, "dead letter"));
-        faults.extend(found);
-    }
+    let main = main.begins.keys().map(|&partition| ((false, partition), main.calm(seen, partition)));
+    let calm: HashMap<_, _> =
+        main.chain(retry.begins.keys().map(|&partition| ((true, partition), retry.calm(seen, partition)))).collect();
+    let retried: HashMap<_, _> =
+        seen.retries.iter().map(|retry| ((retry.place, retry.attempts + 1), retry.at.0)).collect();
+    // The partition in which the attempt was made.
+    let calm = |place: Place, attempts: u32| {
+        let partition = retried.get(&(place, attempts)).map_or((false, place.0), |partition| (true, *partition));
+        calm.get(&partition).map_or(&[][..], Vec::as_slice)
+    };
+    let retries = seen.retries.iter().filter(|retry| !retry.unanswered).filter_map(|retry| {
+        let due = answered(retry.place, retry.attempts, retry.written)?;
+        Some((due, retry.written, (retry.place, retry.attempts, "retry record")))
+    });
+    let letters = seen.letters.iter().filter(|letter| !letter.unanswered).filter_map(|letter| {
+        let due = accepted(seen, answered(letter.place, letter.attempts, letter.written)?);
+        Some((due, letter.written, (letter.place, letter.attempts, "dead letter")))
+    });
+    let found =
+        retries.chain(letters).filter_map(|(due, written, of)| late(calm(of.0, of.1), due, written, limits, of));
+    faults.extend(found);
 }
 
 /// What was due within a calm time, and came too late or not before its end.
-fn late(calm: &[Span], due: i64, came: i64, place: Place, attempt: u32, what: &'static str) -> Option<Fault> {
+fn late(calm: &[Span], due: i64, came: i64, limits: Limits, of: (Place, u32, &'static str)) -> Option<Fault> {
     let (_, until) = calm.iter().find(|(from, until)| (*from..*until).contains(&due))?;
-    let millis = came.min(*until) - due;
-    (millis > LATE).then_some(Fault::Late { place, attempt, what, due, millis })
+    let (millis, (place, attempt, what)) = (came.min(*until) - due, of);
+    (millis > limits.late).then_some(Fault::Late { place, attempt, what, due, millis })
 }
 
 mod tests;

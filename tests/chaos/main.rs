@@ -20,6 +20,7 @@ mod records;
 mod run;
 mod schedule;
 mod source;
+mod spans;
 mod summary;
 #[path = "../support/mod.rs"]
 mod support;
@@ -41,8 +42,8 @@ use lazaret::kafka::topics::Topics;
 use read::Course;
 use records::Records;
 use run::Run;
-use schedule::Kind;
-use source::{Flood, Written, write_in_transactions, write_plainly};
+use schedule::{Kind, LONG_RUN, LOPSIDED};
+use source::{Extra, Written, write_in_transactions, write_plainly};
 use support::pipeline::pipeline;
 use support::unique;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
@@ -59,6 +60,9 @@ const QUIET: Duration = Duration::from_secs(30);
 
 /// The records a second that the plain producer writes to each topic: the first and the compacted one.
 const RATE: [usize; 2] = [150, 50];
+
+/// How many records a burst has in a long run, and in another one.
+const BURST: [usize; 2] = [16_000, 2_000];
 
 /// Each of the tests that start brokers takes the machine for itself.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -78,6 +82,16 @@ impl Plan {
             period: minutes.map_or(SMALL, |minutes| Duration::from_secs_f64(minutes * 60.0)),
             variant: text("LAZARET_CHAOS_VARIANT").unwrap_or_default().parse().expect("words of a variant"),
         }
+    }
+
+    fn burst(&self) -> usize {
+        BURST[usize::from(self.period < LONG_RUN)]
+    }
+
+    /// The lopsided faults that it may have. In the order in which records came, thousands that wait for each other say nothing.
+    fn lopsided(&self) -> Vec<Kind> {
+        let fits = |kind: &Kind| *kind != Kind::RetriesBurst || !self.variant.keeps_order;
+        LOPSIDED.into_iter().filter(fits).collect()
     }
 }
 
@@ -109,7 +123,8 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
         dead_letter_topic: course.pipeline.policy.default.dead_letter_topic.to_string(),
         partitions: course.partitions(&course.pipeline.main.topic) as usize,
         compacted: course.compacted,
-        flood: Arc::new(Flood::default()),
+        topics: course.pipeline.topics.clone(),
+        extra: Arc::new(Extra::default()),
     };
     let site = Site {
         directory: directory.clone(),
@@ -126,9 +141,9 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     let ends_watch = EndOnDrop(settled.clone());
     let commits = watch_commits(&address, courses.iter().flat_map(Course::groups).collect(), settled);
 
-    let mut run = Run::start(site, cluster, endpoint);
+    let mut run = Run::start(site, cluster, endpoint, plan.burst());
     run.join().await;
-    run.suffer(&schedule::plan(plan.seed, plan.period, run.workers.len(), brokers::BROKERS, &schedule::LOPSIDED)).await;
+    run.suffer(&schedule::plan(plan.seed, plan.period, run.workers.len(), brokers::BROKERS, &plan.lopsided())).await;
     run.heal().await;
     drop(ends);
     let mut written = vec![];
@@ -147,13 +162,17 @@ async fn every_promise_holds_while_workers_and_brokers_fail() {
     let mut seen = vec![];
     for (index, (course, written)) in courses.iter().zip(&written).enumerate() {
         let heard: Vec<Heard> = heard.iter().filter(|heard| heard.pipeline == index).cloned().collect();
-        let mut of_course = block_in_place(|| course.seen(&address, written, &heard));
+        let deleted = run.deleted.iter().filter(|deleted| deleted.pipeline == index);
+        let letters: Vec<_> = deleted.clone().flat_map(|deleted| deleted.letters.iter().cloned()).collect();
+        let mut of_course = block_in_place(|| course.seen(&address, written, &heard, letters));
+        of_course.deletions = deleted.map(|deleted| (deleted.from, deleted.until)).collect();
         of_course.quiet = run.quiet_times();
         of_course.stops = run.stops.clone();
         of_course.commits = commits.clone();
         of_course.calm = run.calm_times(index);
         let hits = run.hits(index);
-        let refusals = hits.iter().filter(|hit| hit.kind == Kind::DeadLettersRefused);
+        let refuses = |kind: Kind| matches!(kind, Kind::DeadLettersRefused | Kind::DeadLettersDeleted);
+        let refusals = hits.iter().filter(|hit| refuses(hit.kind));
         of_course.refusals = refusals.map(|refusal| (refusal.from, refusal.until)).collect();
         faults.extend(verify(&of_course));
         seen.push(of_course);
@@ -204,7 +223,7 @@ fn write(address: &str, course: &Course, told: &Told, rate: usize, end: &Arc<Ato
     let (address, topic, records) = (address.to_owned(), told.topic.clone(), course.records);
     let shape = [rate, told.partitions];
     let plain =
-        tokio::spawn(write_plainly(address.clone(), topic.clone(), records, shape, told.flood.clone(), end.clone()));
+        tokio::spawn(write_plainly(address.clone(), topic.clone(), records, shape, told.extra.clone(), end.clone()));
     let end = end.clone();
     (plain, spawn_blocking(move || write_in_transactions(&address, &topic, records, &end)))
 }

@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::Value;
 
 use super::endpoint::Heard;
-use super::records::{Content, Records};
+use super::records::{Content, Records, is_in_burst};
 use super::source::{Sent, Written};
 use super::support::topics::{Seen as Record, committed, read_all};
 use super::verdict::{Call, Letter, Original, Place, Reach, Reason, Retry, Seen, Standing, Terms};
@@ -63,8 +63,9 @@ impl Course {
         reach
     }
 
-    /// All that was seen of the pipeline, for the verdict.
-    pub fn seen(&self, address: &str, written: &[Written], heard: &[Heard]) -> Seen {
+    /// All that was seen of the pipeline, for the verdict, with dead letters that were read before their topic was deleted.
+    pub fn seen(&self, address: &str, written: &[Written], heard: &[Heard], mut letters: Vec<Record>) -> Seen {
+        letters.extend(read_all(address, &self.pipeline.policy.default.dead_letter_topic));
         let (numbers, originals) = self.originals(address, written, heard);
         let is = |place: Place, content: &Content| {
             let number = numbers.get(&place);
@@ -120,7 +121,7 @@ impl Course {
             topics: [&self.pipeline.main, &self.pipeline.retry].map(|source| source.topic.to_string()),
             calls: heard.iter().map(call).collect(),
             retries: read_all(address, &self.pipeline.retry.topic).iter().map(retry).collect(),
-            letters: read_all(address, &self.pipeline.policy.default.dead_letter_topic).iter().map(letter).collect(),
+            letters: letters.iter().map(letter).collect(),
             originals,
             reach: self.reach(address),
             ..Seen::default()
@@ -138,7 +139,7 @@ impl Course {
         let mut add = |place, number, standing, written| {
             let key = self.records.key(number);
             numbers.insert(place, number);
-            originals.insert(place, Original { key, standing, written });
+            originals.insert(place, Original { key, standing, written, is_in_burst: is_in_burst(number) });
         };
         let mut readable = std::collections::HashSet::new();
         for record in read_all(address, &self.pipeline.main.topic) {

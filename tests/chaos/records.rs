@@ -68,6 +68,26 @@ pub struct Records {
     pub keyless: bool,
 }
 
+/// The numbers of a burst's records: their keys all belong to one partition of the retry topic, which the numbers name.
+const IN_BURSTS: usize = 200_000_000;
+const IN_ONE_PARTITION: usize = 10_000_000;
+
+/// How many partitions a retry topic has.
+pub const RETRY_PARTITIONS: usize = 3;
+
+/// The size of a value in a burst.
+const LARGE: usize = 10_000;
+
+/// The first number of a burst into a partition of the retry topic.
+pub fn first_in_burst(partition: usize) -> usize {
+    IN_BURSTS + partition * IN_ONE_PARTITION
+}
+
+/// Whether a record belongs to a burst.
+pub fn is_in_burst(number: usize) -> bool {
+    number >= IN_BURSTS
+}
+
 /// What a number drawn for a record decides.
 #[derive(Clone, Copy)]
 enum Draw {
@@ -87,6 +107,10 @@ impl Records {
     }
 
     pub fn content(&self, number: usize) -> Content {
+        if is_in_burst(number) {
+            let value = Some(format!("{number}:{}", "x".repeat(LARGE)).into_bytes());
+            return Content { key: self.key(number), value, headers: vec![] };
+        }
         let key = self.key(number);
         let value = match self.draw(number, Draw::Value, 0) % 1_000 {
             0..30 => None,
@@ -112,18 +136,27 @@ impl Records {
     }
 
     pub fn key(&self, number: usize) -> Option<Vec<u8>> {
+        if is_in_burst(number) {
+            let wanted = (number - IN_BURSTS) / IN_ONE_PARTITION;
+            let mut keys = (number..).map(|number| self.key_of(number % self.keys));
+            return keys.find(|key| murmur2(key) as usize % RETRY_PARTITIONS == wanted);
+        }
         if self.keyless && self.draw(number, Draw::Key, 0).is_multiple_of(20) {
             return None;
         }
-        let key = number / 3 % self.keys;
-        Some(match key % 20 {
+        Some(self.key_of(number / 3 % self.keys))
+    }
+
+    fn key_of(&self, key: usize) -> Vec<u8> {
+        match key % 20 {
             0 => [&[0xff, 0xfe], key.to_string().as_bytes()].concat(),
             _ => format!("k{key}").into_bytes(),
-        })
+        }
     }
 
     pub fn fate(&self, number: usize) -> Fate {
         match self.draw(number, Draw::Fate, 0) % 100 {
+            fate if is_in_burst(number) => Fate::Fails(if fate < 30 { 2 } else { 1 }),
             0..6 => Fate::Fails(1),
             6..8 => Fate::Fails(2),
             8 => Fate::Hopeless,
@@ -136,9 +169,28 @@ impl Records {
     pub fn pause(&self, number: usize, attempt: u32) -> u64 {
         let draw = self.draw(number, Draw::Pause, attempt.into());
         let (one_in, slow, quick) = SLOW;
-        let range = if draw.is_multiple_of(one_in) { slow } else { quick };
+        let range = if draw.is_multiple_of(one_in) && !is_in_burst(number) { slow } else { quick };
         range.start + mixed(draw) % (range.end - range.start)
     }
+}
+
+/// The hash after which Kafka's clients choose the partition of a key, with the sign left out: `Utils.toPositive(Utils.murmur2(key))`.
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let (words, rest) = key.as_chunks::<4>();
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    for word in words {
+        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        hash = (hash ^ u32::from_le_bytes(last)).wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    (hash ^ (hash >> 15)) & 0x7fff_ffff
 }
 
 /// A number that looks drawn at random and is the same for the same input (SplitMix64's last step).
@@ -160,6 +212,25 @@ mod tests {
             let content = RECORDS.content(number);
             assert_eq!(content.number(), Some(number), "{content:?}");
             assert_eq!(content.forwarded().number(), Some(number));
+        }
+    }
+
+    #[test]
+    fn a_burst_has_its_keys_in_one_partition_of_the_retry_topic_and_fails_once_or_twice() {
+        // As Kafka's own tests of `Utils.murmur2` have it, the sign left out.
+        let known = [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)];
+        for (key, hash) in known {
+            assert_eq!(murmur2(key.as_bytes()), hash as u32 & 0x7fff_ffff, "{key}");
+        }
+        for partition in 0..RETRY_PARTITIONS {
+            let numbers = first_in_burst(partition)..first_in_burst(partition) + 1_000;
+            let again = numbers.clone().filter(|number| RECORDS.fate(*number) == Fate::Fails(2)).count();
+            assert!((200..400).contains(&again), "{again}");
+            for number in numbers {
+                let content = RECORDS.content(number);
+                assert_eq!((content.number(), content.value.unwrap().len() / LARGE), (Some(number), 1));
+                assert_eq!(murmur2(&content.key.unwrap()) as usize % RETRY_PARTITIONS, partition);
+            }
         }
     }
 

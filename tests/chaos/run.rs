@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::brokers::Cluster;
 use super::endpoint::Endpoint;
-use super::lopsided;
+use super::lopsided::{self, Deleted};
 use super::schedule::{JOINING, Kind, Planned};
+use super::spans::{Span, without};
 use super::support::eventually_within;
 use super::support::processor::now;
 use super::verdict::Fault;
@@ -25,8 +26,13 @@ const AFTERMATH: i64 = 20_000;
 /// timeout, and than the slowest call.
 const SETTLING: i64 = 10_000;
 
-/// How long after a fault that is not lopsided the engine may be busy with it, in milliseconds: the session of a worker that was killed has ended by then, and what has gathered is done.
+/// How long after a fault that is not lopsided the engine may be busy with it, in milliseconds: the session of a worker that was
+/// killed has ended by then, and what has gathered is done.
 const HEALING: i64 = 10_000;
+
+/// How long it takes until it is found out that a topic is gone, in milliseconds: librdkafka tries for five seconds, and a round
+/// that was under way is tried again.
+const NOTICING: i64 = 10_000;
 
 /// How long after a broker was disturbed: librdkafka loses a step of a transaction at times, and the engine waits fifteen
 /// seconds for it before it makes a new producer.
@@ -34,6 +40,9 @@ const BROKER_HEALING: i64 = 28_000;
 
 /// How long after a standstill of the machine what was held up by it may still be late, in milliseconds.
 const CATCHING_UP: i64 = 3_000;
+
+/// The time between two looks at whether brokers are whole again.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What workers may take to start and to join their groups.
 const JOIN: Duration = Duration::from_secs(60);
@@ -50,6 +59,10 @@ pub struct Run {
     pub faults: Vec<Fault>,
     pub stops: Vec<Stop>,
     pub standstills: Standstills,
+    /// The dead letter topics that were deleted.
+    pub deleted: Vec<Deleted>,
+    /// How many records a burst has.
+    burst: usize,
     topics: Topics,
     began: i64,
     /// When all workers had joined their groups.
@@ -66,10 +79,19 @@ pub struct Happened {
     pub from: i64,
     /// When what was disturbed was whole again; the end of time as long as it is not.
     pub until: i64,
+    /// Whether a broker that was disturbed has been left alone since, and gets well.
+    is_over: bool,
+}
+
+impl Happened {
+    /// Whether a broker gets well, and is not yet.
+    fn is_healing(&self) -> bool {
+        self.is_over && self.until == i64::MAX
+    }
 }
 
 impl Run {
-    pub fn start(site: Site, cluster: Cluster, endpoint: Endpoint) -> Self {
+    pub fn start(site: Site, cluster: Cluster, endpoint: Endpoint, burst: usize) -> Self {
         let mut workers = site.workers();
         workers.iter_mut().for_each(|worker| worker.start(&site));
         let standstills = Standstills::default();
@@ -84,6 +106,8 @@ impl Run {
             faults: vec![],
             stops: vec![],
             standstills,
+            deleted: vec![],
+            burst,
             began: now(),
             joined: i64::MAX,
             stopped: None,
@@ -109,7 +133,7 @@ impl Run {
         events.sort_by_key(|(at, _, fault)| (*at, fault.at));
         let (began, mut late) = (Instant::now(), Duration::ZERO);
         for (at, begins, fault) in events {
-            sleep_until(began + at + late).await;
+            self.wait_until(began + at + late).await;
             match begins {
                 true => self.begin(*fault).await,
                 false => self.end(*fault).await,
@@ -117,6 +141,17 @@ impl Run {
             // What had to be waited for moves all that comes after it.
             late = late.max(began.elapsed().saturating_sub(at));
         }
+    }
+
+    /// Waits until then, and sees meanwhile when brokers are whole again.
+    async fn wait_until(&mut self, then: Instant) {
+        while self.history.iter().any(Happened::is_healing) && Instant::now() + LOOK < then {
+            tokio::time::sleep(LOOK).await;
+            if self.cluster.is_whole() {
+                self.end_broker_faults();
+            }
+        }
+        sleep_until(then).await;
     }
 
     async fn begin(&mut self, Planned { kind, victim, .. }: Planned) {
@@ -129,7 +164,7 @@ impl Run {
             self.wait_for_a_call_of(victim).await;
         }
         println!("{} {kind} {victim}", now());
-        self.history.push(Happened { kind, victim, from: now(), until: i64::MAX });
+        self.history.push(Happened { kind, victim, from: now(), until: i64::MAX, is_over: false });
         match kind {
             Kind::WorkerKill => {
                 let ended = self.workers[victim].kill();
@@ -145,8 +180,23 @@ impl Run {
         }
     }
 
-    async fn set_lopsided(&self, kind: Kind, victim: usize, on: bool) {
-        lopsided::set(kind, victim, on, &self.site.pipelines, &self.endpoint, &self.topics).await;
+    async fn set_lopsided(&mut self, kind: Kind, victim: usize, on: bool) {
+        let (pipelines, endpoint, topics) = (&self.site.pipelines, &self.endpoint, &self.topics);
+        match kind {
+            Kind::DeadLettersDeleted if on => {
+                let deleted = lopsided::delete_dead_letters(victim, &self.cluster.address, pipelines, topics).await;
+                self.deleted.push(deleted);
+            }
+            Kind::DeadLettersDeleted => {
+                let plans = &pipelines[lopsided::pipeline(kind, victim, pipelines.len())].topics;
+                let made = async || topics.create_missing(plans).await.ok();
+                eventually_within(JOIN, "a topic is made again", made).await;
+            }
+            kind => {
+                let site = lopsided::Site { pipelines, endpoint, topics, burst: self.burst };
+                lopsided::set(kind, victim, on, site).await;
+            }
+        }
     }
 
     /// Waits, not for long, until a worker has something under way: one that has nothing to finish stops cleanly anyhow.
@@ -175,7 +225,9 @@ impl Run {
             kind => self.set_lopsided(kind, victim, false).await,
         }
         // A broker is whole only when the others have its replicas in sync again.
-        if !kind.is_of_brokers() {
+        if kind.is_of_brokers() {
+            self.history.iter_mut().rfind(|past| past.kind == kind).into_iter().for_each(|past| past.is_over = true);
+        } else {
             let open = self.history.iter_mut().find(|happened| happened.kind == kind && happened.until == i64::MAX);
             open.into_iter().for_each(|happened| happened.until = now());
         }
@@ -183,6 +235,10 @@ impl Run {
 
     async fn heal_brokers(&mut self) {
         self.cluster.heal().await;
+        self.end_broker_faults();
+    }
+
+    fn end_broker_faults(&mut self) {
         let open = self.history.iter_mut().filter(|past| past.kind.is_of_brokers() && past.until == i64::MAX);
         open.for_each(|happened| happened.until = now());
     }
@@ -211,7 +267,8 @@ impl Run {
             self.stops.push(worker.stopped().await);
         }
         // A dead letter that is refused is left to the next owner, and that is said.
-        let disturbs = |kind: Kind| kind.is_of_brokers() || kind == Kind::DeadLettersRefused;
+        let refuses = |kind: Kind| matches!(kind, Kind::DeadLettersRefused | Kind::DeadLettersDeleted);
+        let disturbs = |kind: Kind| kind.is_of_brokers() || refuses(kind);
         let disturbed: Vec<_> = self.history.iter().filter(|past| disturbs(past.kind)).collect();
         for stop in &self.stops {
             let excused = disturbed
@@ -226,7 +283,7 @@ impl Run {
     }
 
     /// From when to when no worker was paused, none lost partitions, and no broker was disturbed, with some time after each.
-    pub fn quiet_times(&self) -> Vec<(i64, i64)> {
+    pub fn quiet_times(&self) -> Vec<Span> {
         let rough = |kind: Kind| kind.is_of_brokers() || kind == Kind::WorkerPause;
         let disturbed = self.history.iter().filter(|past| rough(past.kind));
         let mut loud: Vec<_> = disturbed.map(|past| (past.from, past.until.saturating_add(SETTLING))).collect();
@@ -238,14 +295,17 @@ impl Run {
     }
 
     /// From when to when nothing happened after which a pipeline may stand still: lopsided faults only, but for one that hits
-    /// all of it.
-    pub fn calm_times(&self, pipeline: usize) -> Vec<(i64, i64)> {
+    /// all of it, and for the time until it is noticed that a topic is gone.
+    pub fn calm_times(&self, pipeline: usize) -> Vec<Span> {
         let spares = |past: &&Happened| {
             past.kind.is_lopsided() && (past.kind != Kind::PipelineUnanswered || self.pipeline_of(past) != pipeline)
         };
         let disturbed = self.history.iter().filter(|past| !spares(past));
         let mut loud: Vec<_> =
             disturbed.map(|past| (past.from, past.until.saturating_add(healing(past.kind)))).collect();
+        let deletions = self.history.iter().filter(|past| past.kind == Kind::DeadLettersDeleted);
+        let deletions = deletions.filter(|past| self.pipeline_of(past) == pipeline);
+        loud.extend(deletions.map(|past| (past.from, past.from + NOTICING)));
         loud.extend(self.standstills.all().iter().map(|(from, until)| (*from, until + CATCHING_UP)));
         loud.push((self.stopped.unwrap_or_else(now), i64::MAX));
         without(self.joined + JOINING.as_millis() as i64, loud)
@@ -278,17 +338,4 @@ impl Run {
 
 fn healing(kind: Kind) -> i64 {
     if kind.is_of_brokers() { BROKER_HEALING } else { HEALING }
-}
-
-/// What is left of the time from then on.
-fn without(mut from: i64, mut loud: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
-    let mut quiet = vec![];
-    loud.sort_unstable();
-    for (begins, ends) in loud {
-        if begins > from {
-            quiet.push((from, begins));
-        }
-        from = from.max(ends);
-    }
-    quiet
 }

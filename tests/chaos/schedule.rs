@@ -34,6 +34,11 @@ pub enum Kind {
     PipelineUnanswered,
     /// One partition of a pipeline's topic is written ten times as much as any other.
     PartitionFlooded,
+    /// The dead letter topic of a pipeline is deleted, and made again.
+    DeadLettersDeleted,
+    /// Thousands of large records of one pipeline fail, all in one partition of its retry topic, and are due together. Three in
+    /// ten fail again.
+    RetriesBurst,
 }
 
 impl fmt::Display for Kind {
@@ -52,6 +57,8 @@ impl fmt::Display for Kind {
             Self::DeadLettersRefused => "dead letters refused",
             Self::PipelineUnanswered => "pipeline unanswered",
             Self::PartitionFlooded => "partition flooded",
+            Self::DeadLettersDeleted => "dead letters deleted",
+            Self::RetriesBurst => "burst of retries",
         })
     }
 }
@@ -86,7 +93,9 @@ impl Kind {
             | Self::PartitionFails
             | Self::DeadLettersRefused
             | Self::PipelineUnanswered
-            | Self::PartitionFlooded => 6_500..=8_500,
+            | Self::PartitionFlooded
+            | Self::RetriesBurst => 6_500..=8_500,
+            Self::DeadLettersDeleted => 14_000..=16_000,
         }
     }
 }
@@ -114,21 +123,26 @@ const GENTLE: [Kind; 6] =
     [Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerTerm, Kind::WorkerAway, Kind::WorkerAway, Kind::WorkerKill];
 
 /// And before those, one after the other and while all else is well, some that hit one and must spare the others.
-pub const LOPSIDED: [Kind; 5] = [
+pub const LOPSIDED: [Kind; 7] = [
     Kind::KeyUnanswered,
     Kind::PartitionFails,
     Kind::DeadLettersRefused,
     Kind::PipelineUnanswered,
     Kind::PartitionFlooded,
+    Kind::DeadLettersDeleted,
+    Kind::RetriesBurst,
 ];
 
-/// How many of them come at a time.
-const LOPSIDED_AT_A_TIME: usize = 2;
+/// How many of them come at a time, in runs shorter than two minutes and in others.
+const LOPSIDED_AT_A_TIME: [usize; 2] = [2, 4];
+const SHORT_RUN: Duration = Duration::from_secs(120);
 
-/// In runs of this length a key gets no answer for a minute or two at times, far longer than the processor's timeout.
-const LONG_RUN: Duration = Duration::from_secs(600);
+/// In runs of this length a key gets no answer for a minute or two once and at times, far longer than the processor's timeout, and a burst
+/// is as large as one may be.
+pub const LONG_RUN: Duration = Duration::from_secs(600);
 const LONG_SILENCE: RangeInclusive<u64> = 60_000..=120_000;
 const LONG_SILENCES: f64 = 0.4;
+const LARGE_BURST: RangeInclusive<u64> = 30_000..=35_000;
 
 /// The time between two of them, in milliseconds: what the first one did to others is seen by then.
 const LOPSIDED_PAUSE: RangeInclusive<u64> = 3_500..=4_500;
@@ -226,14 +240,18 @@ fn plan_lopsided(
     deck: &mut Vec<Kind>,
     planned: &mut Vec<Planned>,
 ) -> Duration {
-    for _ in 0..LOPSIDED_AT_A_TIME {
+    for _ in 0..LOPSIDED_AT_A_TIME[usize::from(period >= SHORT_RUN)] {
         if deck.is_empty() {
             *deck = kinds.to_vec();
             deck.shuffle(rng);
         }
         let (Some(kind), true) = (deck.pop(), at < period) else { return at };
-        let may_be_long = kind == Kind::KeyUnanswered && period >= LONG_RUN;
-        let length = if may_be_long && rng.random_bool(LONG_SILENCES) { LONG_SILENCE } else { kind.length() };
+        let is_first = planned.iter().all(|fault| fault.kind != kind);
+        let length = match kind {
+            Kind::KeyUnanswered if period >= LONG_RUN && (is_first || rng.random_bool(LONG_SILENCES)) => LONG_SILENCE,
+            Kind::RetriesBurst if period >= LONG_RUN => LARGE_BURST,
+            kind => kind.length(),
+        };
         let length = Duration::from_millis(rng.random_range(length));
         planned.push(Planned { at, kind, victim: rng.random_range(0..1_000), length });
         at += length + Duration::from_millis(rng.random_range(LOPSIDED_PAUSE));
@@ -275,7 +293,7 @@ mod tests {
             assert!(count(|kind| kind == Kind::WorkerKill) >= 2, "{planned:?}");
             assert!(count(|kind| kind == Kind::WorkerPause) >= 1, "{planned:?}");
             assert!(count(Kind::is_of_brokers) >= 1, "{planned:?}");
-            assert_eq!(count(Kind::is_lopsided), LOPSIDED_AT_A_TIME, "{planned:?}");
+            assert_eq!(count(Kind::is_lopsided), LOPSIDED_AT_A_TIME[0], "{planned:?}");
         }
     }
 

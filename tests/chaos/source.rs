@@ -1,7 +1,8 @@
 //! The producers of a run: one writes record after record, the other one in transactions of which some are aborted.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
@@ -10,7 +11,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::Delivery;
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer};
 
-use super::records::{Records, mixed};
+use super::records::{RETRY_PARTITIONS, Records, first_in_burst, mixed};
 use super::verdict::Place;
 
 /// What became of a record that was sent.
@@ -74,23 +75,39 @@ fn send(
 /// How many times as much as any other the partition is written that is flooded.
 const FLOOD: usize = 10;
 
-/// Which partition of a topic is flooded, if one is.
-#[derive(Debug)]
-pub struct Flood(AtomicI32);
+/// How many records of a burst are written a second.
+const BURST_RATE: usize = 1_500;
 
-impl Default for Flood {
-    fn default() -> Self {
-        Self(AtomicI32::new(-1))
-    }
+/// What a topic is written beyond its steady pace.
+#[derive(Debug, Default)]
+pub struct Extra {
+    /// The partition that is flooded, if one is.
+    flooded: Mutex<Option<i32>>,
+    /// The numbers of a burst that are still to be written.
+    burst: Mutex<Range<usize>>,
+    /// How many records bursts have had so far in each partition of the retry topic.
+    in_bursts: Mutex<[usize; RETRY_PARTITIONS]>,
 }
 
-impl Flood {
-    pub fn set(&self, partition: Option<i32>) {
-        self.0.store(partition.unwrap_or(-1), Ordering::Relaxed);
+impl Extra {
+    pub fn flood(&self, partition: Option<i32>) {
+        *self.flooded.lock().unwrap() = partition;
     }
 
-    fn partition(&self) -> Option<i32> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|partition| *partition >= 0)
+    /// Has records of a burst written that all fail in one partition of the retry topic.
+    pub fn burst(&self, partition: usize, records: usize) {
+        let so_far = &mut self.in_bursts.lock().unwrap()[partition];
+        let begin = first_in_burst(partition) + *so_far;
+        *so_far += records;
+        *self.burst.lock().unwrap() = begin..begin + records;
+    }
+
+    /// The numbers of up to so many records that are to be written now.
+    fn next_of_burst(&self, most: usize) -> Range<usize> {
+        let mut burst = self.burst.lock().unwrap();
+        let next = burst.start..burst.end.min(burst.start + most);
+        burst.start = next.end;
+        next
     }
 }
 
@@ -100,26 +117,32 @@ pub async fn write_plainly(
     topic: String,
     records: Records,
     [per_second, partitions]: [usize; 2],
-    flood: Arc<Flood>,
+    extra: Arc<Extra>,
     end: Arc<AtomicBool>,
 ) -> Vec<Written> {
     let producer: FutureProducer = settings(&address).create().unwrap();
     let mut tick = tokio::time::interval(TICK);
     let (mut under_way, mut ticks, mut floods, mut next) = (vec![], 0, 0, 0);
-    let mut send = |partition| {
-        under_way.extend(send(&producer, &topic, &records, next, partition).map(|delivery| (next, delivery)));
-        next += 1;
+    let mut send = |number, partition| {
+        under_way.extend(send(&producer, &topic, &records, number, partition).map(|delivery| (number, delivery)));
     };
-    let due = |ticks: usize| ticks * per_second * TICK.as_millis() as usize / 1_000;
+    let of_seconds = |per_second: usize, ticks: usize| ticks * per_second * TICK.as_millis() as usize / 1_000;
+    let due = |ticks| of_seconds(per_second, ticks);
     while !end.load(Ordering::Relaxed) {
         tick.tick().await;
-        (due(ticks)..due(ticks + 1)).for_each(|_| send(None));
+        let mut new = |count: usize, partition| {
+            (next..next + count).for_each(|number| send(number, partition));
+            next += count;
+        };
+        new(due(ticks + 1) - due(ticks), None);
         ticks += 1;
-        if let Some(partition) = flood.partition() {
+        let flooded = *extra.flooded.lock().unwrap();
+        if flooded.is_some() {
             let share = |floods| due(floods) * (FLOOD - 1) / partitions;
-            (share(floods)..share(floods + 1)).for_each(|_| send(Some(partition)));
+            new(share(floods + 1) - share(floods), flooded);
             floods += 1;
         }
+        extra.next_of_burst(of_seconds(BURST_RATE, 1)).for_each(|number| send(number, None));
     }
     let mut written = vec![];
     for (number, delivery) in under_way {

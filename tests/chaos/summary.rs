@@ -5,9 +5,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::endpoint::Heard;
+use super::liveness;
 use super::run::Run;
 use super::variant::Variant;
 use super::verdict::{Fault, Seen, Sums};
+use super::workers::STAGES;
 
 /// The summary. Of the times, the first is how long faults came, the second how long all of it took.
 pub fn of(
@@ -44,6 +46,17 @@ pub fn of(
     line("quiet", format!("{:.0} s, in which hand-over is judged", seconds(&run.quiet_times())));
     let calm: Vec<_> = seen.iter().map(|seen| format!("{:.0} s", seconds(&seen.calm))).collect();
     line("calm", format!("{}, in which it is judged whether the others go on", calm.join(" and ")));
+    let longest = seen.iter().flat_map(liveness::longest).fold(BTreeMap::new(), |mut longest, (what, millis)| {
+        let most: &mut i64 = longest.entry(what).or_default();
+        *most = millis.max(*most);
+        longest
+    });
+    let longest: Vec<_> =
+        longest.iter().map(|(what, millis)| format!("{what} {:.1} s", *millis as f64 / 1_000.0)).collect();
+    line("", format!("at the longest, what others wait for: {}", longest.join(", ")));
+    let peak = |stage| run.workers.iter().filter(|worker| worker.stage == stage).map(|worker| worker.peak).max();
+    let peaks = STAGES.map(|(stage, _)| format!("{stage} {} MiB", peak(stage).unwrap_or_default()));
+    line("memory", format!("at the peak of any worker: {}", peaks.join(", ")));
     let standstills = run.standstills.all();
     line("machine", format!("stood still {} times, {:.1} s in all", standstills.len(), seconds(&standstills)));
     line("stall", format!("{:.1} s without a call, at most", longest_stall(&run.endpoint.calls()) as f64 / 1_000.0));

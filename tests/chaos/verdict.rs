@@ -4,7 +4,7 @@
 //! attempts fail that would not have. Calls are made at least once, so one that is seen twice is no fault by itself;
 //! [`Sums`] counts them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::variant::{DELAYS, MAX_ATTEMPTS, Ordering};
 use super::workers::Stop;
@@ -41,6 +41,7 @@ pub struct Original {
     pub standing: Standing,
     /// When its producer sent it.
     pub written: i64,
+    pub is_in_burst: bool,
 }
 
 /// A call, as the endpoint saw it. Times are epoch milliseconds.
@@ -141,6 +142,8 @@ pub struct Seen {
     pub calm: Vec<(i64, i64)>,
     /// From when to when the dead letter topic refused what was written to it.
     pub refusals: Vec<(i64, i64)>,
+    /// From when to when dead letters were written that went with their topic when it was deleted, unread.
+    pub deletions: Vec<(i64, i64)>,
 }
 
 /// A promise that was not kept.
@@ -286,7 +289,18 @@ fn check_origins(seen: &Seen, faults: &mut Vec<Fault>) {
 /// been read in time, and the one that took its place is judged instead.
 fn check_ends(seen: &Seen, faults: &mut Vec<Fault>) {
     let open = open(&seen.originals, &seen.calls, &seen.letters);
-    faults.extend(open.into_iter().map(|place| Fault::Lost { place }));
+    let gone = if seen.deletions.is_empty() { HashSet::new() } else { gone_with_their_topic(seen) };
+    faults.extend(open.into_iter().filter(|place| !gone.contains(place)).map(|place| Fault::Lost { place }));
+}
+
+/// The records whose dead letters were written to a topic that was then deleted, or may have been.
+fn gone_with_their_topic(seen: &Seen) -> HashSet<Place> {
+    let failures = seen.calls.iter().filter_map(|call| Some((call, call.answered?)));
+    let for_good = failures.filter(|(call, (_, status))| *status == 422 || call.attempt >= MAX_ATTEMPTS);
+    let written = for_good.map(|(call, (at, _))| (call.place, at, liveness::accepted(seen, at) + liveness::LATE));
+    let may_be =
+        |from: i64, until: i64| seen.deletions.iter().any(|deletion| from <= deletion.1 && deletion.0 <= until);
+    written.filter(|(_, from, until)| may_be(*from, *until)).map(|(place, ..)| place).collect()
 }
 
 /// The records that were neither processed nor given up.

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lazaret::domain::pipeline::TopicPlan;
+
 use super::children::{Process, free_ports};
-use super::source::Flood;
+use super::source::Extra;
 use super::support::pipeline::yaml;
 use super::support::processor::now;
 use super::variant::{DRAIN_SECONDS, Variant};
@@ -32,7 +34,8 @@ pub struct Told {
     pub dead_letter_topic: String,
     pub partitions: usize,
     pub compacted: bool,
-    pub flood: Arc<Flood>,
+    pub topics: Vec<TopicPlan>,
+    pub extra: Arc<Extra>,
 }
 
 pub struct Worker {
@@ -41,6 +44,8 @@ pub struct Worker {
     port: u16,
     life: u32,
     process: Option<Process>,
+    /// The most memory that it has had in any of its lives, in MiB, but for what it took to stop.
+    pub peak: u64,
     log: PathBuf,
     /// The length of the log when it was started last.
     log_at_start: u64,
@@ -80,6 +85,7 @@ impl Site {
             port,
             life: 0,
             process: None,
+            peak: 0,
             log: self.directory.join(format!("{stage}-{number}.log")),
             log_at_start: 0,
             asked: None,
@@ -136,6 +142,7 @@ impl Worker {
 
     /// Kills it. How it ended, if it had ended by itself.
     pub fn kill(&mut self) -> Option<std::process::ExitStatus> {
+        self.measure();
         let ended = self.died();
         self.process = None;
         ended
@@ -145,7 +152,13 @@ impl Worker {
         self.process.as_ref().expect("it runs").signal(name);
     }
 
+    fn measure(&mut self) {
+        let peak = self.process.as_ref().and_then(Process::peak_memory);
+        self.peak = self.peak.max(peak.unwrap_or_default());
+    }
+
     pub fn ask_to_stop(&mut self) {
+        self.measure();
         self.asked = Some((Instant::now(), now()));
         self.signal("TERM");
     }

@@ -61,7 +61,7 @@ pub struct Kafka {
     assignments: u64,
     processed: BTreeSet<(usize, i64)>,
     /// When a record was settled under its present owner.
-    settled: BTreeMap<(usize, i64), Millis>,
+    settled_at: BTreeMap<(usize, i64), Millis>,
     /// When a record failed whose topic is fine, and which was not written yet.
     failed: BTreeMap<(usize, i64), Millis>,
     /// When the last trouble began that holds up everybody of a partition, or the last trouble of a topic.
@@ -70,6 +70,8 @@ pub struct Kafka {
     checked: Millis,
     calls: u64,
     refused: u64,
+    /// How many records were processed or routed so far.
+    pub settled: u64,
 }
 
 pub struct Ended {
@@ -148,13 +150,14 @@ impl Kafka {
             alive: vec![true; life.workers],
             assignments: 0,
             processed: BTreeSet::new(),
-            settled: BTreeMap::new(),
+            settled_at: BTreeMap::new(),
             failed: BTreeMap::new(),
             disturbed: vec![0; life.partitions],
             troubled: 0,
             checked: 0,
             calls: 0,
             refused: 0,
+            settled: 0,
         }
     }
 
@@ -176,7 +179,7 @@ impl Kafka {
         let (offset, metadata) = &self.committed[partition];
         let finished = commit_metadata::decode(*offset, metadata).expect("it was written by this");
         self.failed.retain(|(p, _), _| *p != partition);
-        self.settled.retain(|(p, _), _| *p != partition);
+        self.settled_at.retain(|(p, _), _| *p != partition);
         (id, Offsets::resume(*offset, finished), *offset)
     }
 
@@ -226,8 +229,9 @@ impl Kafka {
         let goes_to = self.source(partition, offset).goes_to;
         match goes_to {
             None => {
+                self.settled += 1;
                 self.processed.insert((partition, offset));
-                self.settled.entry((partition, offset)).or_insert(now);
+                self.settled_at.entry((partition, offset)).or_insert(now);
             }
             Some(_) => drop(self.failed.entry((partition, offset)).or_insert(now)),
         }
@@ -282,8 +286,9 @@ impl Kafka {
         let topic = self.source(partition, offset).goes_to.expect("it fails");
         let times = self.topics[topic].written.entry((partition, offset)).or_default();
         *times += 1;
+        self.settled += 1;
         self.failed.remove(&(partition, offset));
-        self.settled.entry((partition, offset)).or_insert(now);
+        self.settled_at.entry((partition, offset)).or_insert(now);
         if self.exactly_once && *times > 1 {
             return Err(format!("twice: {partition}:{offset} is routed {times} times"));
         }
@@ -308,7 +313,7 @@ impl Kafka {
         for (partition, (committed, _)) in self.committed.iter().enumerate() {
             let log = &self.logs[partition];
             let next = log.get(log.partition_point(|source| source.offset < *committed));
-            let settled = next.and_then(|next| Some((next.offset, *self.settled.get(&(partition, next.offset))?)));
+            let settled = next.and_then(|next| Some((next.offset, *self.settled_at.get(&(partition, next.offset))?)));
             let Some((offset, settled)) = settled else { continue };
             let calm = self.disturbed[partition].max(self.troubled) + CALM;
             if now > settled.max(calm) + LATE {

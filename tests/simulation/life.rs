@@ -94,8 +94,9 @@ pub const TROUBLED: Millis = 60_000;
 /// How many lives have a retry partition with as much in it as it may hold.
 const BURSTS: f64 = 0.004;
 
-/// And after this everything has to be settled.
+/// And after this everything has to be settled, or something has to be settled again and again.
 const END: Millis = 260_000;
+const STANDSTILL: Millis = 30_000;
 
 /// The queue of what is to happen.
 #[derive(Default)]
@@ -178,13 +179,16 @@ impl Life {
         let mut kafka = Kafka::new(self, &mut rng);
         let mut workers: Vec<_> = (0..self.workers).map(|index| Worker::new(index, self)).collect();
         self.plan(&mut queue, &mut rng);
-        let mut outcome = Outcome::default();
+        let (mut outcome, mut end, mut settled) = (Outcome::default(), END, 0);
         for partition in 0..self.partitions {
             workers[partition % self.workers].take(partition, &mut kafka, &mut queue);
         }
         while let Some(event) = queue.pop() {
             outcome.events += 1;
-            if queue.now > END || outcome.events > 3_000_000 {
+            if queue.now > end && kafka.settled > settled {
+                (end, settled) = (queue.now + STANDSTILL, kafka.settled);
+            }
+            if queue.now > end || outcome.events > 3_000_000 {
                 return Err(format!("stuck: {}", kafka.unsettled()));
             }
             match event {

@@ -12,7 +12,7 @@ fn lively() -> Seen {
     for place in (0..40).flat_map(|offset| [(0, offset), (1, offset)]) {
         let written = at(place);
         let key = Some(format!("{place:?}").into_bytes());
-        seen.originals.insert(place, Original { key, standing: Standing::Readable, written });
+        seen.originals.insert(place, Original { key, standing: Standing::Readable, written, is_in_burst: false });
         let status = match place {
             DEAD => 422,
             RETRIED => 503,
@@ -195,6 +195,32 @@ fn a_retry_that_begins_late_is_found_unless_its_lane_was_busy() {
         seen.calm = vec![(0, 13_000)];
     };
     assert_eq!(found_after(not_calm), []);
+}
+
+#[test]
+fn what_waits_behind_a_burst_is_not_late_and_what_is_elsewhere_is() {
+    let late = |seen: &mut Seen| seen.calls.last_mut().unwrap().began += 3_000;
+    let burst_in = |retry_partition| {
+        move |seen: &mut Seen| {
+            late(seen);
+            let place = (1, 9);
+            seen.originals.get_mut(&place).unwrap().is_in_burst = true;
+            let burst = Retry { place, at: (retry_partition, 1), due: 9_000, written: 9_000, ..seen.retries[0] };
+            seen.retries.push(burst);
+            seen.commits.clear();
+            seen.calls.push(call(place, 2, 12_500, 200));
+        }
+    };
+    assert_eq!(found_after(burst_in(0)), []);
+    let found = found_after(burst_in(1));
+    assert!(matches!(found[..], [Fault::Late { place: RETRIED, .. }]), "{found:?}");
+}
+
+#[test]
+fn how_long_things_took_at_the_longest_is_told() {
+    let mut seen = lively();
+    seen.letters[0].written = at(DEAD) + 70 + 2_000;
+    assert_eq!(longest(&seen)["dead letter"], 2_000);
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn faultless() -> Seen {
     ];
     let mut now = 1_000;
     for (place, key, statuses) in records {
-        let original = Original { key: Some(key.into()), standing: Standing::Readable, written: now };
+        let original =
+            Original { key: Some(key.into()), standing: Standing::Readable, written: now, is_in_burst: false };
         seen.originals.insert(place, original);
         for (attempt, &status) in (1..).zip(statuses) {
             let caller = if attempt == 1 { "main-1/1" } else { "retry-1/1" }.to_owned();
@@ -42,7 +43,7 @@ fn faultless() -> Seen {
         }
     }
     for (place, standing) in [(ABORTED, Standing::Aborted), (SUPERSEDED, Standing::Superseded)] {
-        seen.originals.insert(place, Original { key: Some("a".into()), standing, written: now });
+        seen.originals.insert(place, Original { key: Some("a".into()), standing, written: now, is_in_burst: false });
     }
     let topic = "orders".to_owned();
     seen.reach = vec![Reach { topic, partition: 0, end: 5, log_end: 7, committed: Some(6) }];
@@ -72,6 +73,22 @@ fn retry(seen: &mut Seen, place: Place) -> &mut Retry {
 fn with_a_dead_letter_for(seen: &mut Seen, place: Place, attempts: u32, reason: Reason) {
     let written = call(seen, place, attempts).answered.map_or(0, |(at, _)| at + 1);
     seen.letters.push(Letter { place, written, attempts, reason, intact: true, unanswered: false });
+}
+
+#[test]
+fn a_dead_letter_that_went_with_its_topic_is_not_lost_and_any_other_is() {
+    let answered = |seen: &mut Seen| call(seen, INVALID, 1).answered.unwrap().0;
+    let deleted = |after: i64| {
+        faults_after(|seen| {
+            seen.letters.retain(|letter| letter.place != INVALID);
+            let at = answered(seen);
+            seen.deletions = vec![(at + after, at + after + 100)];
+        })
+    };
+    assert_eq!(deleted(0), []);
+    assert_eq!(deleted(liveness::LATE), []);
+    assert_eq!(deleted(liveness::LATE + 1), [Fault::Lost { place: INVALID }]);
+    assert_eq!(deleted(-101), [Fault::Lost { place: INVALID }]);
 }
 
 #[test]
@@ -256,7 +273,8 @@ fn a_lane_that_waits_for_retries_is_held_to_the_end_of_them() {
         // The last record of the lane of one that fails once.
         let ended = call(&mut seen, FAILS_ONCE, 2).answered.unwrap().0;
         let (place, caller, began) = ((0, 6), "main-2/1".to_owned(), ended + until);
-        let original = Original { key: Some("b".into()), standing: Standing::Readable, written: began };
+        let original =
+            Original { key: Some("b".into()), standing: Standing::Readable, written: began, is_in_burst: false };
         seen.originals.insert(place, original);
         seen.calls.push(Call {
             place,
