@@ -15,7 +15,7 @@ use super::verdict::{Call, Commits, Fault, Place, Retry, Seen, Standing};
 /// for two seconds, during which nobody can read what is behind it.
 pub const STALLED: i64 = 5_000;
 
-/// The same of a committed offset. It is looked at once a second, and a commit waits for the transactions of what failed in other
+/// The same of a committed offset. It is looked at twice a second, and a commit waits for the transactions of what failed in other
 /// partitions.
 pub const STALLED_COMMITS: i64 = 7_000;
 

@@ -13,7 +13,7 @@ use super::support::processor::now;
 use super::verdict::Commits;
 
 /// The time between two looks at what is committed.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// A coordinator that takes longer to answer is looked at again: it does not say what was committed when it was asked.
 const ANSWER: Duration = Duration::from_millis(500);
