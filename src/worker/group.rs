@@ -318,8 +318,6 @@ impl Group {
 
     /// Gives up all that this worker reads, because it stops.
     pub fn give_up(&self) {
-        // What it could not finish in a rebalance before this is another worker's, and was told then.
-        self.context.unsettled.store(false, Relaxed);
         let taken = {
             let (mut unknown, mut all) = (self.unknown(), self.assigned());
             unknown.clear();
@@ -371,7 +369,8 @@ impl Group {
         for answer in replies {
             // The settle loop says itself what it could not do in time.
             let answer = tokio::time::timeout_at(deadline + SETTLE_GRACE, answer).await;
-            if !matches!(answer, Ok(Ok(true))) {
+            // What is left to another worker in a rebalance was told, and is no reason to end with an error at some later time.
+            if !matches!(answer, Ok(Ok(true))) && self.context.stop.is_cancelled() {
                 self.context.unsettled.store(true, Relaxed);
             }
         }

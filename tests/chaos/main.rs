@@ -42,7 +42,7 @@ use lazaret::kafka::topics::Topics;
 use read::Course;
 use records::Records;
 use run::Run;
-use schedule::{Kind, LONG_RUN, LOPSIDED};
+use schedule::{Kind, LONG_RUN, LOPSIDED, SHORT_RUN};
 use source::{Extra, Written, write_in_transactions, write_plainly};
 use support::pipeline::pipeline;
 use support::unique;
@@ -88,9 +88,14 @@ impl Plan {
         BURST[usize::from(self.period < LONG_RUN)]
     }
 
-    /// The lopsided faults that it may have. In the order in which records came, thousands that wait for each other say nothing.
+    /// The lopsided faults that it may have: those that take long only where there is time for them. In the order in which records came, thousands that wait for each other say nothing.
     fn lopsided(&self) -> Vec<Kind> {
-        let fits = |kind: &Kind| *kind != Kind::RetriesBurst || !self.variant.keeps_order;
+        let is_short = self.period < SHORT_RUN;
+        let fits = |kind: &Kind| match kind {
+            Kind::DeadLettersDeleted => !is_short,
+            Kind::RetriesBurst => !is_short && !self.variant.keeps_order,
+            _ => true,
+        };
         LOPSIDED.into_iter().filter(fits).collect()
     }
 }

@@ -135,7 +135,7 @@ pub const LOPSIDED: [Kind; 7] = [
 
 /// How many of them come at a time, in runs shorter than two minutes and in others.
 const LOPSIDED_AT_A_TIME: [usize; 2] = [2, 4];
-const SHORT_RUN: Duration = Duration::from_secs(120);
+pub const SHORT_RUN: Duration = Duration::from_secs(120);
 
 /// In runs of this length a key gets no answer for a minute or two once and at times, far longer than the processor's timeout, and a burst
 /// is as large as one may be.

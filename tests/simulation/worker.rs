@@ -258,7 +258,7 @@ impl Worker {
     }
 
     /// Pauses partitions that hold too much, and resumes them when they have room, as the source does.
-    fn balance(&mut self) -> Result<(), String> {
+    fn balance(&mut self, kafka: &Kafka) -> Result<(), String> {
         let intake = Intake::of(self.partitions.values().map(|part| &*part.state.load));
         for (partition, part) in &mut self.partitions {
             let load = &part.state.load;
@@ -268,7 +268,10 @@ impl Worker {
             }
             let why = intake.is_over(load);
             part.is_paused = why.is_some();
-            let ahead = part.state.offsets().window();
+            // Those that were finished before a restart are not in flight, and take room beside the commit just the same.
+            let log = &kafka.logs[*partition];
+            let first = part.state.offsets().watermark().unwrap_or_default();
+            let ahead = part.next - log.partition_point(|source| source.offset < first);
             if why == Some(Pause::FinishedAhead) && ahead <= FINISHED_AHEAD {
                 return Err(format!("paused: {partition} has {ahead} records from the first that is not finished"));
             }
@@ -289,7 +292,7 @@ impl Worker {
     fn turn(&mut self, kafka: &mut Kafka, queue: &mut Queue, rng: &mut StdRng) -> Result<(), String> {
         let now = queue.now;
         let mut wake = vec![];
-        self.balance()?;
+        self.balance(kafka)?;
         let intake = Intake::of(self.partitions.values().map(|part| &*part.state.load));
         let (waiting, room) = (self.waiting(), DUE_BYTES / self.partitions.len().max(1));
         if self.partitions.values().any(|part| part.stopping.is_some()) {

@@ -245,7 +245,8 @@ impl<R: Outbound> Settlement<R> {
         }
         let released = self.books.iter().filter(|(_, book)| book.release.is_some()).map(|(id, _)| *id);
         let released: BTreeSet<_> = released.collect();
-        self.deliver(now, Some(&released)).or_else(|| self.deliver(now, None))
+        let of_released = (!released.is_empty()).then(|| self.deliver(now, Some(&released))).flatten();
+        of_released.or_else(|| self.deliver(now, None))
     }
 
     /// Tries a topic that has refused records, those of these partitions or all.

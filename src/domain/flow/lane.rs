@@ -41,6 +41,8 @@ pub struct LaneId(u64);
 /// The lanes of one partition: what may start, and what waits behind what.
 #[derive(Debug)]
 pub struct Lanes<T> {
+    /// Those that were put aside and may start again, before all others.
+    resumed: VecDeque<(Option<LaneId>, T)>,
     ready: VecDeque<(Option<LaneId>, T)>,
     /// A lane is here from the moment that its first item is ready until its last one is released.
     waiting: HashMap<LaneId, VecDeque<T>>,
@@ -59,19 +61,20 @@ impl<T> Lanes<T> {
 
     /// Takes the next item that may start. Its lane is taken until it is [released](Self::release).
     pub fn take_ready(&mut self) -> Option<(Option<LaneId>, T)> {
+        give_back(&mut self.resumed);
         give_back(&mut self.ready);
-        self.ready.pop_front()
+        self.resumed.pop_front().or_else(|| self.ready.pop_front())
     }
 
     /// Whether some item may start.
     pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !(self.resumed.is_empty() && self.ready.is_empty())
     }
 
     /// Lets an item start again that was taken and put aside, and whose lane is still taken. It has waited its turn, so it
-    /// comes before all that are ready.
+    /// comes before all that are ready, and behind those that were resumed before it.
     pub fn resume(&mut self, lane: Option<LaneId>, item: T) {
-        self.ready.push_front((lane, item));
+        self.resumed.push_back((lane, item));
     }
 
     /// Says that the item which was taken from this lane is settled, so that the next one may start.
@@ -88,6 +91,7 @@ impl<T> Lanes<T> {
 
     /// Forgets every item that has not started.
     pub fn clear(&mut self) {
+        self.resumed.clear();
         self.ready.clear();
         self.waiting.clear();
     }
@@ -103,7 +107,7 @@ pub fn give_back<T>(queue: &mut VecDeque<T>) {
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { ready: VecDeque::new(), waiting: HashMap::new() }
+        Self { resumed: VecDeque::new(), ready: VecDeque::new(), waiting: HashMap::new() }
     }
 }
 
@@ -150,6 +154,15 @@ mod tests {
             admit(&mut lanes, Ordering::Unordered, Some("a"), item);
         }
         assert_eq!(started(&mut lanes), [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_put_aside_starts_before_all_others_and_in_the_order_in_which_it_was_resumed() {
+        let mut lanes = Lanes::default();
+        (1..=3).for_each(|item| admit(&mut lanes, Ordering::Unordered, None, item));
+        (7..=9).for_each(|item| lanes.resume(None, item));
+        assert_eq!(started(&mut lanes), [7, 8, 9, 1, 2, 3]);
+        assert!(!lanes.has_ready());
     }
 
     proptest! {

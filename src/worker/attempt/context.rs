@@ -37,7 +37,7 @@ pub struct Context {
     pub refetch: Refetch,
     /// How many partitions have something to call the processor with.
     pub busy: AtomicUsize,
-    /// Whether a partition was given up last with something that could not be written or committed.
+    /// Whether a partition was given up at the stop with something that could not be written or committed.
     pub unsettled: Arc<AtomicBool>,
     /// Cancelled when the stage is to stop.
     pub stop: CancellationToken,

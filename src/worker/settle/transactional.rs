@@ -23,6 +23,9 @@ use crate::domain::commit::settlement::{Choice, Commit, Written};
 use crate::kafka::connection::Connection;
 use crate::worker::group::member::Member;
 
+/// How many of the transactional ids are for the first writer alone.
+const RESERVED: usize = 3;
+
 /// How long to wait before Kafka is asked again what became of a transaction.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -58,6 +61,15 @@ struct Ids(Mutex<BTreeSet<u8>>);
 impl Default for Ids {
     fn default() -> Self {
         Self(Mutex::new((0..8).collect()))
+    }
+}
+
+impl Ids {
+    /// The lowest one. The second writer leaves some to the first one, which the whole stage waits for: where a partition cannot
+    /// be written, each of its tries may take an id for as long as that lasts.
+    fn take(&self, is_second: bool) -> Option<u8> {
+        let mut ids = lock(&self.0);
+        if is_second && ids.len() <= RESERVED { None } else { ids.pop_first() }
     }
 }
 
@@ -171,10 +183,13 @@ impl TransactionalWriter {
         tokio::spawn(async move {
             loop {
                 let (shared, old) = (shared.clone(), producer.take());
-                let ended = patiently(move || match old {
-                    Some(producer) => until_answered(|| producer.abort_transaction(STEP_TIMEOUT)),
-                    // A new producer of the same name ends it.
-                    None => shared.make(id).map(drop),
+                let ended = patiently(move || {
+                    if let Some(producer) = old {
+                        until_answered(|| producer.abort_transaction(STEP_TIMEOUT))?;
+                    }
+                    // The coordinator answers an abort before its markers are written. A producer of the same name is made only
+                    // when they are, and would have to wait for the partition that cannot be written.
+                    shared.make(id).map(drop)
                 });
                 match ended.await {
                     Some(Ok(())) => break,
@@ -292,7 +307,7 @@ impl TransactionalWriter {
             if let Some(producer) = &held.producer {
                 return Ok(producer.clone());
             }
-            let id = held.id.or_else(|| lock(&self.shared.ids.0).pop_first());
+            let id = held.id.or_else(|| self.shared.ids.take(self.is_second));
             held.id = id;
             id.ok_or_else(timed_out)?
         };
