@@ -236,9 +236,10 @@ fn check_commits(stage: &Stage<'_>, seen: &Seen, limits: Limits, faults: &mut Ve
 
 /// Since when the dead letter of a record that failed for good then could be written.
 pub fn accepted(seen: &Seen, failed: i64) -> i64 {
-    let refused = seen.refusals.iter().find(|(from, until)| (from - LATE..*until).contains(&failed));
+    // What fails when the topic has just begun to take records again still waits for the next try.
+    let refused = seen.refusals.iter().find(|(from, until)| (from - LATE..until + LATE).contains(&failed));
     // It is tried again after as long as it was refused, at most.
-    refused.map_or(failed, |(from, until)| until + (until - from))
+    refused.map_or(failed, |(from, until)| failed.max(until + (until - from)))
 }
 
 /// A retry that begins later than it might.

@@ -168,7 +168,7 @@ impl Run {
         match kind {
             Kind::WorkerKill => {
                 let ended = self.workers[victim].kill();
-                self.faults.extend(ended.map(|status| self.workers[victim].ended_by_itself(status)));
+                self.faults.extend(ended.and_then(|status| self.workers[victim].ended_by_itself(status)));
             }
             Kind::WorkerTerm | Kind::WorkerAway => self.workers[victim].ask_to_stop(),
             Kind::WorkerPause => self.workers[victim].signal("STOP"),
@@ -252,7 +252,7 @@ impl Run {
     fn look_for_the_dead(&mut self) {
         for worker in &mut self.workers {
             if let Some(status) = worker.died() {
-                self.faults.push(worker.ended_by_itself(status));
+                self.faults.extend(worker.ended_by_itself(status));
                 worker.start(&self.site);
             }
         }
@@ -303,9 +303,8 @@ impl Run {
         let disturbed = self.history.iter().filter(|past| !spares(past));
         let mut loud: Vec<_> =
             disturbed.map(|past| (past.from, past.until.saturating_add(healing(past.kind)))).collect();
-        let deletions = self.history.iter().filter(|past| past.kind == Kind::DeadLettersDeleted);
-        let deletions = deletions.filter(|past| self.pipeline_of(past) == pipeline);
-        loud.extend(deletions.map(|past| (past.from, past.from + NOTICING)));
+        let deletions = self.deleted.iter().filter(|deleted| deleted.pipeline == pipeline);
+        loud.extend(deletions.map(|deleted| (deleted.from, deleted.until + NOTICING)));
         loud.extend(self.standstills.all().iter().map(|(from, until)| (*from, until + CATCHING_UP)));
         loud.push((self.stopped.unwrap_or_else(now), i64::MAX));
         without(self.joined + JOINING.as_millis() as i64, loud)

@@ -117,9 +117,14 @@ impl Worker {
     }
 
     fn has_begun(&self) -> bool {
+        self.says("listening")
+    }
+
+    /// Whether it has said this in its present life.
+    fn says(&self, words: &str) -> bool {
         let log = fs::read(&self.log).unwrap_or_default();
         let of_this_life = log.get(self.log_at_start as usize..).unwrap_or_default();
-        String::from_utf8_lossy(of_this_life).contains("listening")
+        String::from_utf8_lossy(of_this_life).contains(words)
     }
 
     /// When it said, in any of its lives, that it went on without partitions that it had, or could not finish what it had
@@ -136,8 +141,11 @@ impl Worker {
         self.process.as_mut().filter(|_| self.asked.is_none()).and_then(Process::ended)
     }
 
-    pub fn ended_by_itself(&self, status: std::process::ExitStatus) -> Fault {
-        Fault::Died { worker: self.name.clone(), status: status.to_string() }
+    /// That it ended is no fault where the group had expelled it, which it finds out when it wakes up from a pause, and librdkafka
+    /// did not say: then it starts anew on purpose.
+    pub fn ended_by_itself(&self, status: std::process::ExitStatus) -> Option<Fault> {
+        let was_expelled = self.says("the group had expelled this worker");
+        (!was_expelled).then(|| Fault::Died { worker: self.name.clone(), status: status.to_string() })
     }
 
     /// Kills it. How it ended, if it had ended by itself.
