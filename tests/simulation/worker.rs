@@ -271,7 +271,8 @@ impl Worker {
             // Those that were finished before a restart are not in flight, and take room beside the commit just the same.
             let log = &kafka.logs[*partition];
             let first = part.state.offsets().watermark().unwrap_or_default();
-            let ahead = part.next - log.partition_point(|source| source.offset < first);
+            // Before anything is read again, all that is committed lies before the first that will be.
+            let ahead = part.next.saturating_sub(log.partition_point(|source| source.offset < first));
             if why == Some(Pause::FinishedAhead) && ahead <= FINISHED_AHEAD {
                 return Err(format!("paused: {partition} has {ahead} records from the first that is not finished"));
             }
